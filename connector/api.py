@@ -1,0 +1,249 @@
+"""What a source, a sink and a drive are. Plugins import `api`, `http`, `pages`, `auth`, `model`, `errors`; nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final, Literal, Protocol, runtime_checkable
+from zoneinfo import ZoneInfo
+
+import pyarrow as pa
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+
+from connector.http import Network, Session
+
+Record = Mapping[str, Any]
+UTC: Final = ZoneInfo("UTC")
+
+
+def _quiet(what: str, done: int, total: int | None) -> None:
+    """Progress that nobody watches."""
+
+
+# ── configuration ─────────────────────────────────────────────────────────────────────────────────
+
+
+class Model(BaseModel):
+    """A frozen value read from YAML. Unknown keys are errors; inputs never show in messages."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, populate_by_name=True)
+
+
+def _located(value: str, info: ValidationInfo) -> str:
+    if "://" in value or Path(value).is_absolute():
+        return value
+    folder = (info.context or {}).get("folder")
+    return str(Path(folder, value)) if folder else value
+
+
+#: A path, a glob or a URL. A relative path is relative to the YAML file it stands in.
+Location = Annotated[str, AfterValidator(_located)]
+
+
+class PluginConfig(Model):
+    """What every plugin's configuration has: the `type` that names it."""
+
+    type: str
+
+    def network(self) -> Network:
+        """How this plugin reaches the network; plugins that do override it."""
+        return Network()
+
+
+class NetworkConfig(PluginConfig):
+    """For sources and drives behind HTTP: gateways, private endpoints, the sandbox."""
+
+    base_url: str | None = Field(None, description="Address to use instead of the service's own, e.g. a gateway or the sandbox.")
+    timeout: float = Field(120, gt=0, description="Seconds to wait for an answer.")
+    max_wait: float = Field(300, ge=0, description="Longest wait, in seconds, for a server that asks for patience.")
+    proxy: str | None = Field(None, description="Proxy address, e.g. http://proxy.example:8080.")
+    ca_bundle: Location | None = Field(None, description="File with the certificate authorities to trust.")
+
+    def network(self) -> Network:
+        return Network(timeout=self.timeout, max_wait=self.max_wait, proxy=self.proxy, ca_bundle=self.ca_bundle)
+
+
+class TableSpec(Model):
+    """Which table goes to a sink, and what of it. Sinks extend it with where it goes."""
+
+    source: str | None = Field(None, alias="from", description="Table of the flow: canonical, metric or plain.")
+    sql: str | None = Field(None, description="A select over every table of the flow, instead of `from`.")
+    columns: tuple[str, ...] | Mapping[str, str] | None = Field(
+        None, description="Columns in order: a list of names, or a mapping name → heading."
+    )
+    where: str | None = Field(None, description="SQL condition on the rows.")
+    sort: str | tuple[str, ...] | None = Field(None, description="Columns to sort by; `-amount` or `amount desc` descends.")
+    limit: int | None = Field(None, ge=0, description="At most so many rows.")
+    key: str | tuple[str, ...] | None = Field(None, description="Column(s) that name a row; the canonical id unless given.")
+
+
+# ── reading ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """One table a source can give, and how its records become ours.
+
+    `fields` maps canonical columns to a source column or a SQL expression over source columns;
+    empty means: by name for a canonical table, everything as it is for a plain one.
+    `key` names the *source* columns that identify a record when pages are merged into the previous snapshot;
+    empty means the canonical key. `where` is a SQL condition over source columns.
+    `place` names the origin in messages ("sales_pipeline.csv", "Opportunity").
+    `text` says that values are text as people wrote it, to be proven and read by `locale` and `dates`;
+    otherwise they are typed by an API (numbers, ISO 8601, booleans).
+    """
+
+    name: str
+    place: str
+    fields: Mapping[str, str] = field(default_factory=dict)
+    key: tuple[str, ...] = ()
+    incremental: bool = False
+    text: bool = False
+    dates: str | None = None
+    locale: str | None = None
+    status: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    where: str | None = None
+    on_bad_value: Literal["error", "null"] = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """Where the last complete read ended. `watermark` is the source's own text, None means: read everything."""
+
+    watermark: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a read, in the source's own words.
+
+    `records` are plain mappings, or an Arrow batch where the source has one. `removed` are ids (the entity's key, as text)
+    known to be deleted or merged away. `watermark` is safe to resume from once this page is stored.
+    `unchanged` says that the whole entity is as it was at `Since.watermark`. `total` is what the source announced,
+    for progress and to prove that nothing was cut off. `first_row` is the number a person would give the first record
+    (2 in a CSV file with a header).
+    """
+
+    records: Sequence[Record] | pa.RecordBatch = ()
+    removed: tuple[str, ...] = ()
+    watermark: str | None = None
+    unchanged: bool = False
+    total: int | None = None
+    first_row: int | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of `connector check`: what was looked at, how it stands, and what to do if it does not."""
+
+    what: str
+    ok: bool
+    detail: str = ""
+    remedy: str = ""
+    exit_code: int = 0
+
+
+class Source(Protocol):
+    Config: ClassVar[type[PluginConfig]]
+
+    def __init__(self, config: Any, session: Session) -> None: ...
+    def check(self) -> Iterator[Finding]: ...
+    def entities(self) -> tuple[Entity, ...]: ...
+    def read(self, entity: Entity, since: Since) -> Iterator[Page]: ...
+
+
+# ── writing ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@runtime_checkable
+class ArrowStream(Protocol):
+    """Anything Arrow-shaped: pa.Table, RecordBatchReader, DuckDB relation, polars frame, Ibis table."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A table on its way to a sink. Every `__arrow_c_stream__` runs it afresh, so a sink may read it again after a conflict.
+
+    The schema's field metadata carries what a column means: `unit` (money, percent, days, count, ratio, id, url, text),
+    `currency` (of a money column), `label` (heading for people) and `description`.
+    """
+
+    name: str
+    schema: pa.Schema
+    rows: int
+    open: Callable[[], pa.RecordBatchReader]
+    spec: TableSpec | None = None
+    key: tuple[str, ...] = ()
+    title: str = ""
+
+    def reader(self) -> pa.RecordBatchReader:
+        return self.open()
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        return self.open().__arrow_c_stream__(requested_schema)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a sink did, as history and manifest keep it. `memory` is the sink's own note to its next run (JSON)."""
+
+    target: str
+    outcome: Literal["written", "unchanged", "would write"]
+    rows: Mapping[str, int] = field(default_factory=dict)
+    why: str = ""
+    bytes: int = 0
+    version_before: str | None = None
+    version_after: str | None = None
+    parts_changed: tuple[str, ...] = ()
+    parts_untouched: int = 0
+    warnings: tuple[str, ...] = ()
+    memory: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a sink may know of the run: for About sheets, placeholders and the decision to leave the target alone.
+
+    `previous` is this sink's receipt of the last run that delivered. `fresh` is False when the tables are known to equal
+    those delivered then; a sink whose target still stands at `previous.version_after` then has nothing to do.
+    """
+
+    flow: str
+    run_id: str
+    at: datetime
+    timezone: ZoneInfo = UTC
+    locale: str = "en"
+    currency: str | None = None
+    previous: Receipt | None = None
+    fresh: bool = True
+    dry_run: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    progress: Callable[[str, int, int | None], None] = field(default=_quiet)
+
+
+class Sink(Protocol):
+    Config: ClassVar[type[PluginConfig]]
+
+    def __init__(self, config: Any, session: Session) -> None: ...
+    def check(self) -> Iterator[Finding]: ...
+    def write(self, tables: Mapping[str, Output], run: Run) -> Receipt: ...
+
+
+class Drive(Protocol):
+    """Where a workbook lives; files pass through a scratch folder, so that memory does not grow with them.
+
+    `fetch` copies the target to `into` and returns its version, or None when there is no such file yet.
+    `store` replaces the target in one step and returns the new version. With an `if_version` that no longer holds
+    (None: there must be no file) it raises ConflictError and changes nothing; a target people hold open raises LockedError.
+    """
+
+    def name(self) -> str: ...
+    def check(self) -> Iterator[Finding]: ...
+    def version(self) -> str | None: ...
+    def fetch(self, into: Path) -> str | None: ...
+    def store(self, file: Path, if_version: str | None) -> str: ...

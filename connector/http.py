@@ -1,0 +1,166 @@
+"""The one HTTP session: timeouts, patience and error translation for every plugin.
+
+tableauserverclient takes it through `session_factory`, msal as `http_client`; nothing in the product reaches the network
+any other way. Retries live here and nowhere else: urllib3's `Retry` does not repeat truncated bodies and by default obeys
+`Retry-After` for up to six hours.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import requests
+
+from connector.errors import AuthError, ConfigError, SourceError, TransientError
+
+REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+LOST: Final = (
+    requests.ConnectionError,
+    requests.Timeout,
+    requests.exceptions.ChunkedEncodingError,
+    requests.exceptions.ContentDecodingError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """How to reach a service: what `timeout`, `max_wait`, `proxy` and `ca_bundle` in YAML say."""
+
+    timeout: float = 120
+    max_wait: float = 300
+    proxy: str | None = None
+    ca_bundle: str | None = None
+
+
+class Session(requests.Session):
+    """A requests session that repeats what is safe to repeat and counts what it did.
+
+    A request is repeated when the connection breaks or the server answers 5xx and the method is idempotent, or when the server
+    says that it did nothing (429, 503), for any method. The sum of waits for one request never exceeds `max_wait`.
+    `requests_sent` and `retries` feed the run manifest. `folder` is where a plugin may keep what must outlive the process
+    (token caches, resume points); None in tests and one-off use.
+    """
+
+    def __init__(
+        self,
+        network: Network = Network(),
+        *,
+        attempts: int = 6,
+        folder: Path | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.folder = folder
+        self.sleep = sleep
+        self.now = now
+        self.requests_sent = 0
+        self.retries = 0
+        self._attempts = attempts
+        self._jitter = jitter
+        if network.proxy:
+            self.proxies = {"http": network.proxy, "https": network.proxy}
+        if network.ca_bundle:
+            if not Path(network.ca_bundle).exists():
+                raise ConfigError(f"ca_bundle {network.ca_bundle}: no such file")
+            self.verify = network.ca_bundle
+
+    def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
+        """As requests' own; the answer may be any status. Raises requests' exceptions when the connection stays lost."""
+        kwargs.setdefault("timeout", (min(10.0, self.network.timeout), self.network.timeout))
+        repeatable = (method.decode() if isinstance(method, bytes) else method).upper() in REPEATABLE
+        patience = self.network.max_wait
+        for attempt in range(1, self._attempts + 1):
+            self.requests_sent += 1
+            response: requests.Response | None = None
+            try:
+                response = super().request(method, url, *args, **kwargs)
+            except LOST:
+                if attempt == self._attempts or not repeatable:
+                    raise
+                wait: float | None = self._backoff(attempt)
+            else:
+                wait = self._wait(response, repeatable, attempt)
+                if wait is None or attempt == self._attempts:
+                    return response
+            assert wait is not None
+            if wait > patience:
+                if response is not None:
+                    return response
+                raise TransientError(
+                    f"{host(url)}: no connection, and waiting longer than max_wait={self.network.max_wait:g}s is not allowed"
+                )
+            patience -= wait
+            if response is not None:
+                response.close()
+            self.retries += 1
+            self.sleep(wait)
+        raise AssertionError("unreachable")
+
+    def call(self, method: str, url: str, *, where: str | None = None, **kwargs: Any) -> requests.Response:
+        """Like `request`, but anything except success is one of our errors, naming `where` and never the body.
+
+        Raises AuthError (401, 403), TransientError (429, 5xx, lost connections), SourceError (any other refusal).
+        """
+        place = where or f"{method} {host(url)}"
+        try:
+            response = self.request(method, url, **kwargs)
+        except requests.exceptions.SSLError as error:
+            raise ConfigError(
+                f"{place}: the server's certificate is not trusted", remedy="name the issuing authority's file in ca_bundle"
+            ) from error
+        except requests.exceptions.ProxyError as error:
+            raise TransientError(f"{place}: the proxy cannot be reached", remedy="check `proxy`") from error
+        except LOST as error:
+            raise TransientError(
+                f"{place}: no answer ({type(error).__name__})", remedy="check the address and the network; the next run tries again"
+            ) from error
+        except requests.RequestException as error:
+            raise ConfigError(f"{place}: not a usable address ({type(error).__name__})") from error
+        status = response.status_code
+        if status in (401, 403):
+            raise AuthError(f"{place}: {status}", remedy="check the credential and its permissions")
+        if status == 429 or status >= 500:
+            raise TransientError(f"{place}: still {status} after {self._attempts} attempts", remedy="the next run tries again")
+        if not response.ok:
+            raise SourceError(f"{place}: {status}")
+        return response
+
+    def _backoff(self, attempt: int) -> float:
+        return float(2.0 ** (attempt - 1) + self._jitter())
+
+    def _wait(self, response: requests.Response, repeatable: bool, attempt: int) -> float | None:
+        """Seconds to wait before asking again, or None when the answer stands."""
+        if response.status_code in (429, 503):  # the server says it did not do the work: safe for POST too
+            asked = retry_after(response.headers, self.now())
+            return self._backoff(attempt) if asked is None else asked
+        if response.status_code >= 500 and repeatable:
+            return self._backoff(attempt)
+        return None
+
+
+def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Seconds the server asks us to wait; seconds or an HTTP date (RFC 9110 §10.2.3). None when absent or unreadable."""
+    header = (headers.get("Retry-After") or "").strip()
+    if header.replace(".", "", 1).isdigit():
+        return float(header)
+    try:
+        return max(0.0, (parsedate_to_datetime(header) - now).total_seconds()) if header else None
+    except (TypeError, ValueError):
+        return None
+
+
+def host(url: str | bytes) -> str:
+    """The host of an address, for messages: paths and queries may hold secrets."""
+    text = url.decode() if isinstance(url, bytes) else url
+    return urlsplit(text).netloc.rpartition("@")[2] or "?"
