@@ -18,6 +18,10 @@ Record = Mapping[str, Any]
 UTC: Final = ZoneInfo("UTC")
 
 
+def _forget(memory: Mapping[str, Any]) -> None:
+    """Memory that nobody keeps."""
+
+
 def _quiet(what: str, done: int, total: int | None) -> None:
     """Progress that nobody watches."""
 
@@ -101,7 +105,7 @@ class Entity:
     key: tuple[str, ...] = ()
     incremental: bool = False
     text: bool = False
-    dates: str | None = None
+    dates: str | Mapping[str, str] | None = None
     locale: str | None = None
     status: Mapping[str, Sequence[str]] = field(default_factory=dict)
     where: str | None = None
@@ -121,17 +125,20 @@ class Page:
 
     `records` are plain mappings, or an Arrow batch where the source has one. `removed` are ids (the entity's key, as text)
     known to be deleted or merged away. `watermark` is safe to resume from once this page is stored.
-    `unchanged` says that the whole entity is as it was at `Since.watermark`. `total` is what the source announced,
+    `unchanged` says that the whole entity is as it was at `Since.watermark`; `full` that this read is everything, although less
+    was asked for: the source no longer knows what was removed since. `total` is what the source announced,
     for progress and to prove that nothing was cut off. `first_row` is the number a person would give the first record
-    (2 in a CSV file with a header).
+    (2 in a CSV file with a header), `place` the file it stands in where an entity has several.
     """
 
     records: Sequence[Record] | pa.RecordBatch = ()
     removed: tuple[str, ...] = ()
     watermark: str | None = None
     unchanged: bool = False
+    full: bool = False
     total: int | None = None
     first_row: int | None = None
+    place: str | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -190,7 +197,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a sink did, as history and manifest keep it. `memory` is the sink's own note to its next run (JSON)."""
+    """What a sink did, as history and manifest keep it."""
 
     target: str
     outcome: Literal["written", "unchanged", "would write"]
@@ -202,7 +209,6 @@ class Receipt:
     parts_changed: tuple[str, ...] = ()
     parts_untouched: int = 0
     warnings: tuple[str, ...] = ()
-    memory: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +217,8 @@ class Run:
 
     `previous` is this sink's receipt of the last run that delivered. `fresh` is False when the tables are known to equal
     those delivered then; a sink whose target still stands at `previous.version_after` then has nothing to do.
+    `memory` is the sink's own note to itself (JSON). `remember` replaces it, durably and at once: a sink calls it *before* it takes
+    something out of a target that it may have to bring back, so that a killed run loses nothing.
     """
 
     flow: str
@@ -223,6 +231,8 @@ class Run:
     fresh: bool = True
     dry_run: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
+    memory: Mapping[str, Any] = field(default_factory=dict)
+    remember: Callable[[Mapping[str, Any]], None] = field(default=_forget)
     progress: Callable[[str, int, int | None], None] = field(default=_quiet)
 
 

@@ -1,14 +1,19 @@
-"""YAML to frozen values. This first part is what a flow may say; reading files is below it."""
+"""What a flow may say, as frozen values. `connector.configfile` reads them from files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal
-from typing import Any, Literal
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union
+from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import Field
+from cronsim import CronSim, CronSimError
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 
-from connector.api import Model
+from connector.api import Model, PluginConfig
+from connector.errors import ConfigError, nearest
+from connector.registry import Kind, plugins
 
 
 class Stage(Model):
@@ -82,5 +87,126 @@ class ModelConfig(Model):
     at_risk_days: int = Field(365, ge=1, description="Days since the last won deal after which a customer is at risk.")
     metrics: tuple[OwnMetric, ...] = Field((), description="Metrics of your own.")
     fields: Mapping[str, str] = Field(
-        {}, description="Canonical column: source column or SQL expression, where an org uses its own; `leads.value` for another table than deals."
+        {},
+        description="Canonical column: source column or SQL expression, where an org uses its own; `leads.value` for another table than deals.",
     )
+
+    @field_validator("rates")
+    @classmethod
+    def _rates(cls, rates: Mapping[str, Any] | None, info: ValidationInfo) -> Mapping[str, Any] | None:
+        """A `path` makes it a table of the files source; otherwise every value is a number."""
+        if rates is None or "path" in rates:
+            return rates and _file_table("rates", rates, info)
+        if wrong := [key for key, value in rates.items() if not _is_number(value)]:
+            raise ValueError(f"the rate of {wrong[0]} is not a number; give {{path: rates.csv}} or e.g. {{USD: 0.92}}")
+        return rates
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return Decimal(str(value)) > 0
+    except InvalidOperation:
+        return False
+
+
+def _file_table(name: str, table: Mapping[str, Any], info: ValidationInfo) -> Mapping[str, Any]:
+    """A table of the files source, with its path made absolute and its keys proven."""
+    config = plugins("sources")["files"].cls.Config
+    try:
+        valid = config.model_validate({"type": "files", "tables": {name: dict(table)}}, context=info.context)
+    except ValidationError as error:
+        faults = error.errors(include_input=False, include_url=False)
+        raise ValueError("; ".join(f"{fault['loc'][-1]}: {fault['msg']}" for fault in faults)) from None
+    return {**table, "path": valid.tables[name].path}
+
+
+# ── flows ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _timezone(name: str) -> str:
+    if name not in available_timezones():
+        raise ValueError(f"no time zone {name!r}; use a name like Europe/Berlin or UTC")
+    return name
+
+
+def _cron(expression: str) -> str:
+    try:
+        CronSim(expression, NEW_YEAR)
+    except CronSimError as error:
+        raise ValueError(f"{expression!r} is not a cron expression ({error}); five fields, e.g. 0 6 * * 1-5") from None
+    return expression
+
+
+NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
+Timezone = Annotated[str, AfterValidator(_timezone)]
+
+
+class Schedule(Model):
+    cron: Annotated[str, AfterValidator(_cron)] = Field(description="Five cron fields, e.g. 0 6 * * 1-5.")
+    timezone: Timezone = Field("UTC", description="Time zone of the schedule, e.g. Europe/Berlin.")
+
+
+class Gate(Model):
+    """Limits beyond which yesterday's file stands."""
+
+    max_row_drop: float | None = Field(None, gt=0, le=1, description="Largest share of deals that may vanish between two runs.")
+    max_value_change: float | None = Field(None, gt=0, description="Largest relative change of open value or of revenue between two runs.")
+
+
+class Retention(Model):
+    """How long snapshots are kept: every run for `days`, then one a day, a week, a month, a quarter."""
+
+    days: int = Field(7, ge=1)
+    daily_days: int = Field(120, ge=0)
+    weekly_weeks: int = Field(58, ge=0)
+    monthly_months: int = Field(14, ge=0)
+    quarterly: bool = True
+
+
+S = TypeVar("S", bound=PluginConfig)
+K = TypeVar("K", bound=PluginConfig)
+SourceName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+
+
+class Flow(Model, Generic[S, K]):
+    """Sources, a model of them, and the sinks their tables go to."""
+
+    sources: Mapping[SourceName, S] = Field(min_length=1)
+    model: ModelConfig = ModelConfig()
+    sinks: tuple[K, ...] = ()
+    schedule: Schedule | None = None
+    timezone: Timezone | None = Field(None, description="Decides which day an instant falls on; the schedule's unless given, else UTC.")
+    locale: str = Field("en", description="Language of labels in workbooks.")
+    gate: Gate = Gate()
+    notify: tuple[Any, ...] = Field((), max_length=0, description="Notifications; none exist yet.")
+    retention: Retention = Retention()
+    full_refresh_days: int = Field(7, ge=1, description="Read everything anew at least so often: stamps never cover every change.")
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.timezone or (self.schedule.timezone if self.schedule else "UTC"))
+
+
+class Config(Model, Generic[S, K]):
+    flows: Mapping[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], Flow[S, K]] = Field(min_length=1)
+
+    def flow(self, name: str) -> Flow[S, K]:
+        """The flow of that name. Raises ConfigError naming the nearest."""
+        if name not in self.flows:
+            raise ConfigError(f"no flow {name!r}; {nearest(name, self.flows)}")
+        return self.flows[name]
+
+
+AnyConfig = Config[PluginConfig, PluginConfig]
+AnyFlow = Flow[PluginConfig, PluginConfig]
+
+
+def config_type() -> type[AnyConfig]:
+    """`Config`, closed over the plugins installed here."""
+
+    def union(kind: Kind) -> Any:
+        models = tuple(plugin.cls.Config for plugin in plugins(kind).values())
+        return models[0] if len(models) == 1 else Annotated[Union[models], Field(discriminator="type")]  # noqa: UP007
+
+    closed: Any = Config
+    return closed[union("sources"), union("sinks")]  # type: ignore[no-any-return]

@@ -33,6 +33,7 @@ class Engine(Protocol):
     def table(self, name: str, data: pa.Table | pa.RecordBatchReader) -> None: ...
     def view(self, name: str, sql: str) -> None: ...
     def store(self, name: str, sql: str) -> None: ...
+    def close(self) -> None: ...
     def drop(self, name: str) -> None: ...
     def tables(self) -> tuple[str, ...]: ...
     def schema(self, sql: str) -> pa.Schema: ...
@@ -89,6 +90,9 @@ class DuckDB:
         """A table in memory from a query."""
         self._run(f"create or replace table {quoted(name)} as {sql}")
 
+    def close(self) -> None:
+        self._connection.close()
+
     def drop(self, name: str) -> None:
         kinds = {row[0]: row[1] for row in self._run("select table_name, table_type from information_schema.tables").fetchall()}
         if name in kinds:
@@ -110,9 +114,7 @@ class DuckDB:
             return self._relation(sql, self._connection).to_arrow_table()
 
     def count(self, sql: str) -> int:
-        row = self._run(f"select count(*) from ({sql})").fetchone()
-        assert row is not None
-        return int(row[0])
+        return int(self._run(f"select count(*) from ({sql})").fetchall()[0][0])
 
     def _relation(self, sql: str, connection: Any) -> Any:
         with _translated():

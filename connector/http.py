@@ -22,6 +22,7 @@ import requests
 from connector.errors import AuthError, ConfigError, SourceError, TransientError
 
 REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+FINAL: Final = frozenset({501, 505, 507})  # not implemented, no such HTTP version, no space left: as true the next time
 LOST: Final = (
     requests.ConnectionError,
     requests.Timeout,
@@ -76,9 +77,15 @@ class Session(requests.Session):
             self.verify = network.ca_bundle
 
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
-        """As requests' own; the answer may be any status. Raises requests' exceptions when the connection stays lost."""
+        """As requests' own; the answer may be any status. Raises requests' exceptions when the connection stays lost.
+
+        `repeatable=True` says that a POST only reads (a search, a batch read) and may be repeated like a GET.
+        """
         kwargs.setdefault("timeout", (min(10.0, self.network.timeout), self.network.timeout))
-        repeatable = (method.decode() if isinstance(method, bytes) else method).upper() in REPEATABLE
+        if self.network.ca_bundle:  # said with the request, or REQUESTS_CA_BUNDLE would win
+            kwargs.setdefault("verify", self.network.ca_bundle)
+        idempotent = (method.decode() if isinstance(method, bytes) else method).upper() in REPEATABLE
+        repeatable = kwargs.pop("repeatable", idempotent)
         patience = self.network.max_wait
         for attempt in range(1, self._attempts + 1):
             self.requests_sent += 1
@@ -107,14 +114,11 @@ class Session(requests.Session):
             self.sleep(wait)
         raise AssertionError("unreachable")
 
-    def call(self, method: str, url: str, *, where: str | None = None, **kwargs: Any) -> requests.Response:
-        """Like `request`, but anything except success is one of our errors, naming `where` and never the body.
-
-        Raises AuthError (401, 403), TransientError (429, 5xx, lost connections), SourceError (any other refusal).
-        """
+    def ask(self, method: str, url: str, *, where: str | None = None, **kwargs: Any) -> requests.Response:
+        """Like `request`, but what keeps an answer from coming is one of our errors, naming `where`. The answer may be any status."""
         place = where or f"{method} {host(url)}"
         try:
-            response = self.request(method, url, **kwargs)
+            return self.request(method, url, **kwargs)
         except requests.exceptions.SSLError as error:
             raise ConfigError(
                 f"{place}: the server's certificate is not trusted", remedy="name the issuing authority's file in ca_bundle"
@@ -127,6 +131,14 @@ class Session(requests.Session):
             ) from error
         except requests.RequestException as error:
             raise ConfigError(f"{place}: not a usable address ({type(error).__name__})") from error
+
+    def call(self, method: str, url: str, *, where: str | None = None, **kwargs: Any) -> requests.Response:
+        """Like `ask`, but anything except success is one of our errors, naming `where` and never the body.
+
+        Raises AuthError (401, 403), TransientError (429, 5xx, lost connections), SourceError (any other refusal).
+        """
+        place = where or f"{method} {host(url)}"
+        response = self.ask(method, url, where=where, **kwargs)
         status = response.status_code
         if status in (401, 403):
             raise AuthError(f"{place}: {status}", remedy="check the credential and its permissions")
@@ -144,7 +156,7 @@ class Session(requests.Session):
         if response.status_code in (429, 503):  # the server says it did not do the work: safe for POST too
             asked = retry_after(response.headers, self.now())
             return self._backoff(attempt) if asked is None else asked
-        if response.status_code >= 500 and repeatable:
+        if response.status_code >= 500 and response.status_code not in FINAL and repeatable:
             return self._backoff(attempt)
         return None
 

@@ -1,0 +1,367 @@
+"""Signing in to Tableau, and its refusals in our words. The source and the sink talk to a site through `Connection`.
+
+tableauserverclient (TSC) does the talking, through our session. What it does not do by itself is done here:
+
+* it has no retries, no timeouts and no second sign-in: the session has the first two, `Connection.ask` the third;
+* a server that hides its version would leave it at REST API 2.4, where filters go unencoded into addresses: the version is asked
+  before anything else and an old one is refused;
+* its query sets end quietly when a page is refused: `Connection.all` pages with `Pager` and counts;
+* a failed sign-out would hide the error before it: sign-out failures are logged and nothing more.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import logging
+import re
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NoReturn, Self, TypeVar, cast
+from xml.etree.ElementTree import ParseError
+
+import requests
+import tableauserverclient as tsc
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from tableauserverclient.server.endpoint.exceptions import (
+    FailedSignInError,
+    InternalServerError,
+    NonXMLResponseError,
+    RedirectError,
+    XMLError,
+)
+from tableauserverclient.server.exceptions import EndpointUnavailableError, ServerInfoEndpointNotFoundError
+
+from connector.errors import AuthError, ConfigError, ConnectorError, SourceError, TransientError
+from connector.http import LOST, Session, host
+
+log = logging.getLogger(__name__)
+
+OLDEST: Final = "3.8"  # Server 2020.2, the first with crosstabs
+JWT_MINUTES: Final = 5
+DEAD_SESSION: Final = "401002"
+DOWNLOADS: Final = 4
+BLOCK: Final = 1 << 16
+PAGE_SIZE: Final = 1000
+
+Answer = TypeVar("Answer")
+
+
+class Token(BaseModel):
+    """A personal access token. Tableau keeps one session of it alive: give every connector its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    name: str
+    secret: SecretStr
+
+
+class ConnectedApp(BaseModel):
+    """A connected app with direct trust, and the user it signs in as."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    client_id: str
+    secret_id: str
+    secret: SecretStr
+    user: str = Field(description="User name; on Tableau Cloud the e-mail address.")
+
+
+class Access(BaseModel):
+    """The keys of a configuration that say where Tableau is and who signs in."""
+
+    server: str | None = Field(None, description="Address of Tableau Server or Cloud, e.g. https://eu-west-1a.online.tableau.com.")
+    site: str = Field("", description="The site as it stands in addresses after /site/; empty for the default site of a Tableau Server.")
+    token: Token | None = Field(None, description="Personal access token: {name, secret}.")
+    app: ConnectedApp | None = Field(None, description="Connected app instead of a token: {client_id, secret_id, secret, user}.")
+    api_version: str | None = Field(
+        None, pattern=r"^3\.\d+$", description="REST API version, where a gateway hides it; otherwise the server's own."
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.token is None) == (self.app is None):
+            raise ValueError("give either `token: {name, secret}` or `app: {client_id, secret_id, secret, user}`")
+        if self.server is None and getattr(self, "base_url", None) is None:
+            raise ValueError("`server` is missing: the address of Tableau, e.g. https://eu-west-1a.online.tableau.com")
+        return self
+
+    @property
+    def address(self) -> str:
+        return str(getattr(self, "base_url", None) or self.server).rstrip("/")
+
+
+@dataclass(slots=True)
+class Refused(Exception):  # noqa: N818 — becomes one of our errors before it leaves this module or its caller
+    """Tableau said no: the status and, where it gave one, its six-digit code."""
+
+    status: int
+    code: str = ""
+
+    def __str__(self) -> str:
+        return f"Tableau error {self.code}" if self.code else f"status {self.status}"
+
+
+@dataclass(slots=True)
+class Connection:
+    """One site of a Tableau, signed in to when first asked something. `scopes` are what a connected app asks for."""
+
+    access: Access
+    session: Session
+    scopes: Sequence[str]
+    _server: tsc.Server | None = field(default=None, init=False)
+
+    @property
+    def place(self) -> str:
+        return f"Tableau {host(self.access.address)}"
+
+    @property
+    def signed_in(self) -> bool:
+        return self._server is not None
+
+    def server(self) -> tsc.Server:
+        """The client, signed in. Raises AuthError, ConfigError or TransientError."""
+        if self._server is None:
+            self._server = self._sign_in()
+        return self._server
+
+    def sign_out(self) -> None:
+        """End the session, if there is one. What goes wrong is logged: it must not hide why we leave."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        try:
+            server.auth.sign_out()
+        except Exception as error:  # noqa: BLE001 — whatever it is, the session ends by itself
+            log.info("%s: sign-out failed (%s); the session ends by itself", self.place, type(error).__name__)
+
+    def ask(self, what: str, question: Callable[[tsc.Server], Answer]) -> Answer:
+        """Put a question that may be repeated; one that finds its session dead is asked once more in a new one.
+
+        `what` names the object in messages. Raises our errors; of Tableau's refusals those the caller has not caught as `Refused`.
+        """
+        try:
+            return self.put(what, question)
+        except Refused as refusal:
+            raise self.error(what, refusal) from refusal
+
+    def put(self, what: str, question: Callable[[tsc.Server], Answer]) -> Answer:
+        """As `ask`, but what Tableau refuses is raised as `Refused`, for callers who know what a code means."""
+        try:
+            return self._translated(what, lambda: question(self.server()))
+        except Refused as refusal:
+            if refusal.code != DEAD_SESSION:
+                raise
+        log.info("%s: the session was ended; signing in again", self.place)
+        if self.access.app:  # it may be alive and only lack a scope
+            self.sign_out()
+        self._server = None
+        try:
+            return self._translated(what, lambda: question(self.server()))
+        except Refused as refusal:
+            if refusal.code == DEAD_SESSION:
+                raise self._ended(what) from refusal
+            raise
+
+    def all(self, what: str, endpoint: Callable[[tsc.Server], Any], options: tsc.RequestOptions) -> list[Any]:
+        """Everything a list has, by pages; raises SourceError when there is less than was announced."""
+
+        def question(server: tsc.Server) -> list[Any]:
+            totals: list[int] = []
+
+            def page(request: tsc.RequestOptions) -> tuple[list[Any], tsc.PaginationItem]:
+                items, pagination = endpoint(server).get(request)
+                totals.append(pagination.total_available or 0)
+                return items, pagination
+
+            options.pagesize = PAGE_SIZE
+            items: list[Any] = list(tsc.Pager(cast("Any", page), options))
+            if len(items) != totals[-1]:
+                raise SourceError(
+                    f"{self.place}: {what}: {totals[-1]} announced, {len(items)} sent", remedy="run again; the list changed meanwhile"
+                )
+            return items
+
+        return self.ask(what, question)
+
+    def fetch(self, what: str, method: str, path: str, **how: Any) -> requests.Response:
+        """A request TSC would read into memory or not make at all. `path` is below the site, or absolute when it begins with /.
+
+        Raises `Refused` beside our errors; a streamed answer is the caller's to close.
+        """
+
+        def question(server: tsc.Server) -> requests.Response:
+            address = self.access.address + path if path.startswith("/") else f"{server.baseurl}/sites/{server.site_id}/{path}"
+            headers = {"X-Tableau-Auth": server.auth_token}
+            response = self.session.request(method, address, headers=headers, allow_redirects=False, **how)
+            if not response.ok or response.is_redirect:
+                with response:
+                    raise Refused(response.status_code, _code(response))
+            return response
+
+        return self.put(what, question)
+
+    def download(self, what: str, path: str, into: Path, **how: Any) -> None:
+        """Save an answer of any size; one that breaks off is asked for again. Raises `Refused` beside our errors."""
+        for attempt in range(1, DOWNLOADS + 1):
+            with self.fetch(what, "GET", path, stream=True, **how) as response, into.open("wb") as file:
+                try:
+                    for block in response.iter_content(BLOCK):
+                        file.write(block)
+                except LOST as error:
+                    if attempt == DOWNLOADS:
+                        self._lost(f"{self.place}: {what}", error)
+                else:
+                    return
+            self.session.retries += 1
+            self.session.sleep(2.0**attempt)
+
+    # ── signing in ────────────────────────────────────────────────────────────────────────────────
+
+    def _sign_in(self) -> tsc.Server:
+        access = self.access
+        try:
+            server = tsc.Server(access.address, session_factory=lambda: self.session)  # type: ignore[no-untyped-call]
+        except ValueError as error:
+            raise ConfigError(f"{self.place}: not a usable address", remedy="check `server`, e.g. https://tableau.example.com") from error
+        server.version = access.api_version or self._version(server)
+        try:
+            self._translated("sign-in", lambda: server.auth.sign_in(self._credentials()))
+        except Refused as refusal:
+            if refusal.status in (401, 403):
+                raise self._not_let_in() from refusal
+            raise self.error("sign-in", refusal) from refusal
+        return server
+
+    def _version(self, server: tsc.Server) -> str:
+        try:
+            info = self._translated("server version", server.server_info.get)
+        except Refused as refusal:
+            raise ConfigError(
+                f"{self.place}: does not tell its version ({refusal})",
+                remedy="check `server`; behind a gateway that hides it, set `api_version`, e.g. 3.21",
+            ) from refusal
+        found = str(info.rest_api_version) if info else "unknown"
+        if not re.fullmatch(r"\d+\.\d+", found) or not at_least(found, OLDEST):
+            raise ConfigError(f"{self.place}: REST API {found}; {OLDEST} (Tableau Server 2020.2) or later is needed")
+        return found
+
+    def _credentials(self) -> tsc.PersonalAccessTokenAuth | tsc.JWTAuth:
+        token, app, site = self.access.token, self.access.app, self.access.site
+        if token:
+            return tsc.PersonalAccessTokenAuth(token_name=token.name, personal_access_token=token.secret.get_secret_value(), site_id=site)
+        assert app
+        return tsc.JWTAuth(jwt=self._jwt(app), site_id=site)  # by keyword: TSC 0.42 put isUat where site_id used to be
+
+    def _jwt(self, app: ConnectedApp) -> str:
+        now = int(self.session.now().timestamp())
+        header = {"alg": "HS256", "typ": "JWT", "kid": app.secret_id, "iss": app.client_id}
+        claims = {
+            "iss": app.client_id,
+            "aud": "tableau",
+            "sub": app.user,
+            "jti": str(uuid.uuid4()),
+            "iat": now,
+            "exp": now + JWT_MINUTES * 60,
+            "scp": list(self.scopes),
+        }
+        body = ".".join(_base64(json.dumps(part).encode()) for part in (header, claims))
+        return f"{body}.{_base64(hmac.new(app.secret.get_secret_value().encode(), body.encode(), hashlib.sha256).digest())}"
+
+    # ── refusals in our words ─────────────────────────────────────────────────────────────────────
+
+    def _translated(self, what: str, act: Callable[[], Answer]) -> Answer:
+        """TSC's and requests' exceptions as `Refused` or ours."""
+        place = f"{self.place}: {what}"
+        try:
+            return act()
+        except XMLError as error:
+            raise Refused(401 if isinstance(error, FailedSignInError) else int(error.code[:3] or 400), error.code) from error
+        except InternalServerError as error:
+            raise Refused(error.code) from error
+        except ServerInfoEndpointNotFoundError as error:
+            raise Refused(404, "404003") from error
+        except EndpointUnavailableError as error:
+            raise ConfigError(f"{place}: this Tableau is too old: {error}") from error
+        except (NonXMLResponseError, ParseError, RedirectError) as error:
+            raise ConfigError(
+                f"{place}: the answer is not of Tableau's REST API",
+                remedy="check `server` (no path, https) and any proxy or single sign-on",
+            ) from error
+        except requests.RequestException as error:
+            self._lost(place, error)
+
+    def _lost(self, place: str, error: requests.RequestException) -> NoReturn:
+        if isinstance(error, requests.exceptions.SSLError):
+            raise ConfigError(
+                f"{place}: the server's certificate is not trusted", remedy="name the issuing authority's file in ca_bundle"
+            ) from error
+        if isinstance(error, LOST):
+            raise TransientError(
+                f"{place}: no answer ({type(error).__name__})", remedy="check the address and the network; the next run tries again"
+            ) from error
+        raise ConfigError(f"{place}: not a usable address ({type(error).__name__})") from error
+
+    def error(self, what: str, refusal: Refused) -> ConnectorError:
+        """The error a refusal becomes where its code says nothing special."""
+        place = f"{self.place}: {what}"
+        if refusal.status == 429 or refusal.status >= 500:
+            return TransientError(f"{place}: still {refusal.status} after all attempts", remedy="the next run tries again")
+        if refusal.status in (401, 403):
+            return AuthError(f"{place}: not permitted ({refusal})", remedy=f"let {self._who()} see and download it")
+        if refusal.status == 404:
+            return AuthError(f"{place}: not there, or hidden from {self._who()} ({refusal})", remedy="check the name and the permissions")
+        return SourceError(f"{place}: refused ({refusal})")
+
+    def _who(self) -> str:
+        return f"the user of token {self.access.token.name!r}" if self.access.token else f"user {self._app().user!r}"
+
+    def _app(self) -> ConnectedApp:
+        assert self.access.app
+        return self.access.app
+
+    def _not_let_in(self) -> AuthError:
+        """Expired, revoked, mistyped and wrong site all look the same from here."""
+        site = f"site {self.access.site!r}" if self.access.site else "the default site"
+        if self.access.token:
+            return AuthError(
+                f"{self.place}: sign-in with token {self.access.token.name!r} to {site} was refused",
+                remedy="the token has expired (15 days unused, or the site's limit), was revoked, or name, secret or `site` is wrong: "
+                "make a new token under My Account Settings and update the secret; `site` is the part after /site/ in addresses",
+            )
+        return AuthError(
+            f"{self.place}: sign-in as {self._app().user!r} to {site} was refused",
+            remedy="check that the connected app is enabled, client_id, secret_id and secret are of one app, the user exists on the site, "
+            "and this machine's clock is right",
+        )
+
+    def _ended(self, what: str) -> ConnectorError:
+        if self.access.token:
+            return TransientError(
+                f"{self.place}: {what}: another process is using token {self.access.token.name!r}, and Tableau keeps one session per token",
+                remedy="run again; give every connector a token of its own, or use `app:`",
+            )
+        return AuthError(
+            f"{self.place}: {what}: not permitted for the connected app",
+            remedy=f"the app and the user need access to it, with the scopes {', '.join(self.scopes)}",
+        )
+
+
+def _code(response: requests.Response) -> str:
+    """Tableau's six-digit code: of the XML error, or of the JSON one."""
+    head = response.raw.read(4096, decode_content=True) if not response._content_consumed else response.content[:4096]  # type: ignore[attr-defined]  # noqa: SLF001
+    match = re.search(rb'(?:<error code="|"errorCode"\s*:\s*")(\d{6})"', head)
+    return match[1].decode() if match else ""
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def at_least(version: str, wanted: str) -> bool:
+    """3.10 is later than 3.9."""
+    return [int(part) for part in version.split(".")] >= [int(part) for part in wanted.split(".")]

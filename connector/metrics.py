@@ -1,0 +1,223 @@
+"""Every number of a run, from the canonical tables that `assemble` left in the engine.
+
+`compute` leaves each table of docs/metrics.md in the engine under its name and returns what its columns mean.
+The SQL is in `connector/sql`; it runs unchanged on any engine: no nullif, every case has an else, every window a partition,
+days are integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from itertools import chain
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from connector.assemble import Assembled, statement, text
+from connector.changes import compare
+from connector.config import ModelConfig
+from connector.definitions import FORMULAS, TABLES, Formula, TableInfo, described, words
+from connector.engine import Engine
+from connector.model import MONEY
+from connector.periods import EPOCH, FIRST_DAY, LAST_DAY, Window, calendar_windows, day_number, lead_windows, period_windows
+
+#: table → (column of deal_facts, column that orders its values, order of the rows)
+DIMENSIONS: Final = {
+    "by_stage": ("stage", "stage_order", "m.place is null, m.place, m.value"),
+    "by_owner": ("owner", "owner", "m.revenue desc, m.value"),
+    "by_team": ("team", "team", "m.revenue desc, m.value"),
+    "by_manager": ("manager", "manager", "m.revenue desc, m.value"),
+    "by_product": ("product", "product", "m.revenue desc, m.value"),
+    "by_product_category": ("product_category", "product_category", "m.revenue desc, m.value"),
+    "by_region": ("region", "region", "m.revenue desc, m.value"),
+    "by_segment": ("segment", "segment", "m.revenue desc, m.value"),
+    "by_lead_source": ("lead_source", "lead_source", "m.revenue desc, m.value"),
+    "by_size": ("size_bucket", "size_order", "m.place, m.value"),
+}
+RATES: Final = ("win_rate", "average_deal_size", "sales_cycle_days", "sales_velocity", "sales_velocity_closed")
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Every table in the engine that people may see, in the order of a workbook; those without rows included.
+
+    `currency` is that of the money columns, where there is one.
+    """
+
+    currency: str | None
+    tables: Mapping[str, TableInfo]
+
+
+#: what is computed in which order: relations the tables are made of, then the tables
+STEPS: Final = (
+    ("daily", "undated", "cycle_counts", "flows", "window_customers", "cycle_medians", "window_money", "lifespan"),
+    ("stage_reach", "stage_furthest", "stage_days", "stage_percentiles", "stall_limits"),
+    ("stock", "measures"),
+    ("stage_conversion", "stalled_deals", "follow_ups", "pipeline_balance"),
+    ("lead_quality", "lead_targets", "product_mix", "forecast", "customers"),
+)
+
+
+def compute(
+    engine: Engine, assembled: Assembled, model: ModelConfig, *, memories: Sequence[Sequence[Path]] = (), locale: str = "en"
+) -> Tables:
+    """Compute every table of docs/metrics.md.
+
+    `assembled` is what `assemble` returned for this engine. `memories` are the Parquet files that former runs made of the relation
+    `deal_memory`, oldest first; the last one is the previous run's.
+    """
+    _settle(engine, assembled, model, locale)
+    for name in chain(*STEPS):
+        engine.store(name, statement(name))
+        if name == "lifespan":
+            engine.store("constants", "select p.*, l.lifespan_years from params p cross join lifespan l")
+        if name == "stall_limits":
+            engine.view("open_deals", statement("open_deals"))
+    _kpis(engine)
+    _by(engine, words(locale)["none"])
+    compare(engine, memories, assembled.at, assembled.currency, model.fiscal_year_start, words(locale)["none"])
+    there = set(engine.tables())
+    return Tables(
+        assembled.currency,
+        {name: described(name, engine.schema(f"select * from {name}"), locale) for name in TABLES if name in there},
+    )
+
+
+def _settle(engine: Engine, assembled: Assembled, model: ModelConfig, locale: str) -> None:
+    """What is constant in a run: `windows`, `params`, targets, words."""
+    at, said = assembled.at, words(locale)
+    [span] = engine.fetch(
+        "select min(created_day) as created, min(closed_day) as first_closed, max(closed_day) as closed from deal_facts"
+    ).to_pylist()
+    known = [EPOCH + timedelta(days=day) for day in span.values() if day is not None]
+    first, last = min([at, *known]), max([at, *known])
+    windows = [
+        *period_windows(at, model.fiscal_year_start),
+        *calendar_windows(first, last, model.fiscal_year_start),
+        *lead_windows(at),
+    ]
+    engine.table("windows", _windows(windows, at, (at - first).days + 1))
+    _values(
+        engine,
+        "params",
+        {
+            "at_day": pa.int32(),
+            "at_date": pa.date32(),
+            "margin": pa.float64(),
+            "configured_lifespan": pa.float64(),
+            "lead_value_per_day": MONEY,
+            "at_risk_days": pa.int32(),
+            "stage_basis": pa.string(),
+            "none": pa.string(),
+        },
+        [
+            (
+                day_number(at),
+                at,
+                model.margin,
+                model.customer_lifespan_years,
+                model.targets.lead_value_per_day,
+                model.at_risk_days,
+                assembled.stage_basis,
+                said["none"],
+            )
+        ],
+    )
+    _values(engine, "balance_targets", {"stage": pa.string(), "share": pa.float64()}, sorted(model.balance.items()))
+    _values(
+        engine,
+        "product_targets",
+        {"category": pa.string(), "win_rate": pa.float64(), "revenue_share": pa.float64(), "lead_share": pa.float64()},
+        [(name, target.win_rate, target.revenue_share, target.lead_share) for name, target in sorted(model.product_targets.items())],
+    )
+    _values(
+        engine,
+        "metric_words",
+        {"metric": pa.string(), "label": pa.string(), "unit": pa.string()},
+        [(formula.name, said["metrics"][formula.name]["label"], formula.unit) for formula in FORMULAS],
+    )
+    _values(engine, "note_words", {"code": pa.string(), "note": pa.string()}, list(said["notes"].items()))
+
+
+def _values(engine: Engine, name: str, columns: Mapping[str, pa.DataType], rows: Sequence[tuple[object, ...]]) -> None:
+    """A small table of constants."""
+    records = [dict(zip(columns, row, strict=True)) for row in rows]
+    engine.table(name, pa.Table.from_pylist(records, schema=pa.schema(list(columns.items()))))
+
+
+def _windows(windows: list[Window], at: date, days_of_everything: int) -> pa.Table:
+    today = day_number(at)
+    rows = []
+    for position, window in enumerate(windows):
+        span = window.span
+        start, end = (day_number(span.start), day_number(span.end)) if span else (FIRST_DAY, LAST_DAY)
+        so_far = max(0, min(end, today) - start + 1) if span else days_of_everything
+        rows.append(
+            {
+                "kind": window.kind,
+                "name": window.name,
+                "back": window.back,
+                "position": position,
+                "period_start": span.start if span else None,
+                "period_end": span.end if span else None,
+                "start_day": start,
+                "end_day": end,
+                "is_everything": int(span is None),
+                "is_current": int(end >= today),
+                "is_running": int(span is not None and start <= today < end),
+                "days_so_far": so_far,
+                "days": span.days if span else days_of_everything,
+                "years_so_far": span.years * so_far / span.days if span else days_of_everything / 365.25,
+            }
+        )
+    schema = pa.schema(
+        [("kind", pa.string()), ("name", pa.string()), ("back", pa.int32()), ("position", pa.int32())]
+        + [("period_start", pa.date32()), ("period_end", pa.date32())]
+        + [(name, pa.int32()) for name in ("start_day", "end_day", "is_everything", "is_current", "is_running", "days_so_far", "days")]
+        + [("years_so_far", pa.float64())]
+    )
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _kpis(engine: Engine) -> None:
+    engine.store("kpi_values", " union all ".join(_kpi(place, formula) for place, formula in enumerate(FORMULAS)))
+    engine.store("kpis", statement("kpis"))
+
+
+def _kpi(place: int, formula: Formula) -> str:
+    """One metric in every period and in the one before it."""
+    reasons = "".join(f"when {condition} then {text(code)} " for condition, code in formula.reasons)
+    value = formula.sql()
+    return (
+        f"select {place} as place, {text(formula.name)} as metric, m.name as period, m.back, m.period_start, m.period_end, m.position, "
+        f"{value} as value, cast({formula.numerator} as double) as numerator, "
+        f"cast({formula.denominator or 'null'} as double) as denominator, "
+        f"cast(coalesce({formula.used}, 0) as bigint) as rows_used, cast(coalesce({formula.left_out}, 0) as bigint) as rows_left_out, "
+        f"case when ({value}) is not null and m.is_running = 1 then 'running' when ({value}) is not null then null "
+        f"{reasons}else null end as note "
+        "from measures m left join measures p on p.kind = m.kind and p.name = m.name and p.back = m.back + 1 cross join constants k "
+        "where m.kind = 'period' and m.back < 2"
+    )
+
+
+def _by(engine: Engine, none: str) -> None:
+    for table, (column, order, sort) in DIMENSIONS.items():
+        sql = statement("by_dimension").format(
+            dimension=column, order=order, sort=sort, none=text(none), name=table.removeprefix("by_"), columns=_columns(("deals",))
+        )
+        engine.store(table, sql)
+    for name in ("month", "quarter"):
+        growth = f"{next(f for f in FORMULAS if f.name == 'revenue_growth').sql()} as revenue_growth"
+        engine.store(f"by_{name}", statement("by_window").format(name=name, columns=f"{_columns(())},\n  {growth}"))
+
+
+def _columns(extra: tuple[str, ...]) -> str:
+    formulas = {formula.name: formula.sql() for formula in FORMULAS}
+    counts = [f"m.{name}" for name in (*extra, "open_deals")]
+    values = [f"{formulas[name]} as {name}" for name in ("open_value", "weighted_value")]
+    facts = [f"m.{name}" for name in ("created", "won", "lost")]
+    rates = [f"{formulas[name]} as {name}" for name in ("revenue", *RATES)]
+    return ",\n  ".join([*counts, *values, *facts, *rates])

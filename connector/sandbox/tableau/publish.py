@@ -1,0 +1,336 @@
+"""Publishing: uploads in chunks, jobs, data sources given back as .tdsx, and updates of the rows in a .hyper."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import threading
+import uuid
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+from xml.etree.ElementTree import Element
+
+import pyarrow as pa
+
+from connector.sandbox.server import Handler, Request, Response
+from connector.sandbox.tableau.content import Column, Datasource, Kind, Row, Site, luid
+from connector.sandbox.tableau.wire import E, answer, parts, payload, refused
+
+SINGLE_REQUEST: Final = 64 << 20
+EXTRACT: Final = ("Extract", "Extract")
+ARROW: Final[Mapping[Kind, pa.DataType]] = {
+    "STRING": pa.string(),
+    "INTEGER": pa.int64(),
+    "REAL": pa.float64(),
+    "DATE": pa.date32(),
+    "DATETIME": pa.timestamp("us"),
+    "BOOLEAN": pa.bool_(),
+}
+Published = tuple[str, str, Handler, str, frozenset[str]]
+
+
+@dataclass(slots=True)
+class JobPlan:
+    """How the next job goes: done after so many polls, with 0 (success), 1 (failure) or 2 (cancelled) and these notes."""
+
+    polls: int = 2
+    finish: int = 0
+    notes: str | None = None
+
+
+@dataclass(slots=True)
+class Job:
+    id: str
+    kind: str
+    child: str | None
+    source: Datasource
+    created_at: datetime
+    plan: JobPlan
+    work: Callable[[], None]
+    polled: int = 0
+    completed_at: datetime | None = None
+
+
+@dataclass(slots=True)
+class Publishing:
+    """`plans` are used up by the jobs to come; readers see the old data until a job is done, and always when it fails."""
+
+    site: Site
+    plans: list[JobPlan] = field(default_factory=list)
+    jobs: dict[str, Job] = field(default_factory=dict)
+    uploads: dict[str, bytearray] = field(default_factory=dict)
+    applied: dict[str, str] = field(default_factory=dict)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def routes(self) -> Iterator[Published]:
+        """Method, address below the site, handler, scope, query parameters."""
+        modes = frozenset({"datasourceType", "overwrite", "append", "createnew", "replace", "asJob", "uploadSessionId"})
+        none: frozenset[str] = frozenset()
+        yield "POST", "/fileUploads", self.start_upload, "tableau:file_uploads:create", none
+        yield "PUT", r"/fileUploads/(?P<upload>[^/]+)", self.append_upload, "tableau:file_uploads:create", none
+        yield "POST", "/datasources", self.publish, "tableau:datasources:create", modes
+        yield "GET", r"/datasources/(?P<source>[^/]+)", self.describe, "tableau:content:read", none
+        yield "GET", r"/datasources/(?P<source>[^/]+)/content", self.download, "tableau:datasources:download", frozenset({"includeExtract"})
+        yield "PATCH", r"/datasources/(?P<source>[^/]+)/data", self.update, "tableau:datasources:update", frozenset({"uploadSessionId"})
+        yield "GET", r"/jobs/(?P<job>[^/]+)", self.poll, "tableau:jobs:read", none
+
+    # ── uploads ───────────────────────────────────────────────────────────────────────────────────
+
+    def start_upload(self, request: Request) -> Response:
+        with self._lock:
+            name = f"{len(self.uploads) + 1}:{uuid.uuid4().hex}-1:0"
+            self.uploads[name] = bytearray()
+        return answer(E("fileUpload", {"uploadSessionId": name, "fileSize": 0}), status=201)
+
+    def append_upload(self, request: Request) -> Response:
+        with self._lock:
+            upload = self.uploads.get(request.args["upload"])
+            if upload is None:
+                raise refused(404008, "Resource Not Found", "The upload session could not be found.")
+            upload += parts(request).get("tableau_file", b"")
+            size = len(upload) >> 20
+        return answer(E("fileUpload", {"uploadSessionId": request.args["upload"], "fileSize": size}))
+
+    def _uploaded(self, request: Request) -> bytes:
+        with self._lock:
+            blob = self.uploads.pop(request.query["uploadSessionId"], None)
+        if blob is None:
+            raise refused(400011, "Bad Request", "The upload session is not valid.")
+        return bytes(blob)
+
+    # ── data sources ──────────────────────────────────────────────────────────────────────────────
+
+    def source(self, request: Request) -> Datasource:
+        for source in self.site.datasources:
+            if source.id == request.args["source"]:
+                return source
+        raise refused(404004, "Resource Not Found", f"Datasource '{request.args['source']}' could not be found.")
+
+    def element(self, source: Datasource) -> Element:
+        attributes = {
+            "id": source.id,
+            "name": source.name,
+            "contentUrl": source.name.replace(" ", ""),
+            "description": source.description or None,
+            "type": "hyper",
+            "createdAt": source.created_at,
+            "updatedAt": source.updated_at,
+            "isCertified": source.certified,
+            "hasExtracts": True,
+            "encryptExtracts": False,
+            "useRemoteQueryAgent": False,
+        }
+        project = E("project", {"id": source.project.id, "name": source.project.name})
+        return E("datasource", attributes, project, E("owner", {"id": self.site.user_id}), E("tags"))
+
+    def describe(self, request: Request) -> Response:
+        return answer(self.element(self.source(request)))
+
+    def publish(self, request: Request) -> Response:
+        """A new data source, or the whole replacement of one of the same name in the same project, at once or as a job."""
+        sent = parts(request)
+        wanted = payload(sent.get("request_payload", b"")).find("datasource")
+        if wanted is None or not wanted.get("name"):
+            raise refused(400000, "Bad Request", "Payload is either malformed or incomplete.")
+        home = wanted.find("project")
+        project = next((project for project in self.site.projects if home is not None and project.id == home.get("id")), None)
+        if project is None:
+            raise refused(404005, "Resource Not Found", "The project could not be found.")
+        if not project.writable:
+            raise refused(403004, "Forbidden", "The user may not publish to this project.")
+        blob = self._uploaded(request) if "uploadSessionId" in request.query else sent.get("tableau_datasource", b"")
+        if "uploadSessionId" not in request.query and len(blob) > SINGLE_REQUEST:
+            raise refused(413000, "Payload Too Large", "Larger files are uploaded in parts.")
+        name = wanted.get("name", "")
+        known = next((each for each in self.site.datasources if each.name == name and each.project is project), None)
+        if known and request.query.get("overwrite") != "true":
+            raise refused(403007, "Forbidden", f"A data source named '{name}' exists and may not be overwritten.")
+        if not blob.startswith((b"HyPe", b"PK")):
+            raise refused(400011, "Bad Request", "There was a problem publishing the file.")
+        now = request.running.clock.now()
+        source = known or Datasource(name, project, created_at=now)
+
+        def work() -> None:
+            self.replace(source, blob, now)
+            source.description = wanted.get("description") or source.description
+            if known is None:
+                self.site.datasources.append(source)
+
+        if request.query.get("asJob") == "true":
+            return answer(self._job_element(self._job("PublishDatasource", None, source, work, now)), status=202)
+        work()
+        return answer(self.element(source), status=201)
+
+    def replace(self, source: Datasource, blob: bytes, now: datetime) -> None:
+        """From now on readers get this."""
+        with self._lock:
+            source.blob = blob
+            source.updated_at = now
+            source.columns = tuple(Column(field.name, _kind(field.type), _numeric(field.type)) for field in _schema(blob))
+            source.rows = lambda: _rows(blob)
+
+    def download(self, request: Request) -> Response:
+        source = self.source(request)
+        if not source.downloadable:
+            raise refused(403004, "Forbidden", "The user does not have permission to download this data source.")
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as package:
+            package.writestr(f"{source.name}.tds", f"<datasource formatted-name='{luid('tds', source.id)}' version='18.1'/>")
+            if request.query.get("includeExtract", "True").lower() == "true":
+                blob = source.blob if source.blob is not None else hyper(_table(source))
+                package.writestr(f"Data/Extracts/{source.name}.hyper", blob)
+        disposition = f'name="tableau_datasource"; filename="{luid("file", source.name)}.tdsx"'
+        return Response(200, buffer.getvalue(), {"Content-Type": "application/octet-stream", "Content-Disposition": disposition})
+
+    # ── jobs ──────────────────────────────────────────────────────────────────────────────────────
+
+    def update(self, request: Request) -> Response:
+        """Insert, upsert, delete or replace rows by an uploaded .hyper; all actions or none, once per request id."""
+        source = self.source(request)
+        key = request.headers.get("RequestID")
+        if not key:
+            raise refused(400000, "Bad Request", "The RequestID header is missing.")
+        with self._lock:
+            if key in self.applied:
+                return answer(self._job_element(self.jobs[self.applied[key]]), status=202)
+            if source.blob is None:
+                raise refused(400000, "Bad Request", "Only a data source published from a .hyper file can be updated.")
+            blob = self._uploaded(request) if "uploadSessionId" in request.query else None
+            actions = json.loads(request.body)["actions"]
+            now = request.running.clock.now()
+            job = self._job("UpdateUploadedFile", "updateUploadedFileJob", source, lambda: self._apply(source, actions, blob, now), now)
+            self.applied[key] = job.id
+        return answer(self._job_element(job), status=202)
+
+    def _apply(self, source: Datasource, actions: Iterable[Mapping[str, Any]], blob: bytes | None, now: datetime) -> None:
+        assert source.blob is not None
+        targets = read_hyper(source.blob)
+        given = read_hyper(blob) if blob else {}
+        for action in actions:
+            target = (action.get("target-schema", "Extract"), action["target-table"])
+            rows = given[action.get("source-schema", "Extract"), action["source-table"]]
+            targets[target] = changed(action["action"], targets[target], rows, action.get("condition"))
+        self.replace(source, hyper(targets[EXTRACT]), now)
+
+    def poll(self, request: Request) -> Response:
+        with self._lock:
+            job = self.jobs.get(request.args["job"])
+            if job is None:
+                raise refused(404031, "Resource Not Found", "The job could not be found.")
+            job.polled += 1
+            if job.polled >= job.plan.polls and job.completed_at is None:
+                if job.plan.finish == 0:
+                    try:
+                        job.work()
+                    except (KeyError, ValueError) as error:
+                        job.plan = JobPlan(finish=1, notes=f"The data could not be changed: {error}")
+                job.completed_at = request.running.clock.now()
+            return answer(self._job_element(job))
+
+    def _job(self, kind: str, child: str | None, source: Datasource, work: Callable[[], None], now: datetime) -> Job:
+        with self._lock:
+            plan = self.plans.pop(0) if self.plans else JobPlan()
+            job = Job(str(uuid.uuid4()), kind, child, source, now, plan, work)
+            self.jobs[job.id] = job
+        return job
+
+    def _job_element(self, job: Job) -> Element:
+        done = job.completed_at is not None
+        attributes = {
+            "id": job.id,
+            "mode": "Asynchronous",
+            "type": job.kind,
+            "progress": 100 if done else 0,
+            "createdAt": job.created_at,
+            "startedAt": job.created_at if job.polled else None,
+            "completedAt": job.completed_at,
+            "finishCode": job.plan.finish if done else 1,  # before the end it says 1 and means nothing
+        }
+        notes = [E("notes", text=job.plan.notes)] if done and job.plan.notes else []
+        if job.child:
+            return E("job", attributes, E(job.child, {}, E("datasource", {"id": job.source.id, "name": job.source.name}), *notes))
+        said = [E("statusNotes", {}, E("statusNote", {"type": "Error", "text": job.plan.notes}))] if notes else []
+        return E("job", attributes, *said)
+
+
+# ── .hyper ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def hyper(table: pa.Table) -> bytes:
+    """A .hyper file with the table as Extract.Extract. Needs pantab."""
+    import pantab  # noqa: PLC0415 — an extra; everything but extracts works without it
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "extract.hyper")
+        pantab.frame_to_hyper(table, file, table=EXTRACT, process_params={"default_database_version": "3"})
+        return file.read_bytes()
+
+
+def read_hyper(blob: bytes) -> dict[tuple[str, str], pa.Table]:
+    """The tables of a .hyper file, or of the first one in a .tdsx, by schema and name. Needs pantab."""
+    import pantab  # noqa: PLC0415
+
+    if blob.startswith(b"PK"):
+        with zipfile.ZipFile(io.BytesIO(blob)) as package:
+            blob = package.read(next(name for name in package.namelist() if name.endswith(".hyper")))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "extract.hyper")
+        file.write_bytes(blob)
+        return dict(pantab.frames_from_hyper(file, return_type="pyarrow"))
+
+
+def changed(action: str, target: pa.Table, rows: pa.Table, condition: Mapping[str, Any] | None) -> pa.Table:
+    """The target after one action. Raises ValueError when the columns do not fit, KeyError for unknown actions."""
+    if action in ("insert", "upsert", "replace") and set(rows.column_names) != set(target.column_names):
+        raise ValueError("source and target have different columns")
+    if action == "replace":
+        return rows.select(target.column_names).cast(target.schema)
+    if action == "insert":
+        return pa.concat_tables([target, rows.select(target.column_names).cast(target.schema)])
+    if action not in ("upsert", "delete") or not condition:
+        raise KeyError(action)
+    pairs = condition["args"] if condition["op"] == "and" else [condition]
+    keys = pa.table({pair["target-col"]: rows[pair["source-col"]].cast(target.schema.field(pair["target-col"]).type) for pair in pairs})
+    numbered = target.append_column("__row", pa.array(range(target.num_rows), pa.int64()))
+    rest = numbered.join(keys, keys.column_names, join_type="left anti").sort_by("__row").select(target.column_names)
+    return rest if action == "delete" else pa.concat_tables([rest, rows.select(target.column_names).cast(target.schema)])
+
+
+def _schema(blob: bytes) -> pa.Schema:
+    return read_hyper(blob)[EXTRACT].schema
+
+
+def _rows(blob: bytes) -> Iterator[Row]:
+    for batch in read_hyper(blob)[EXTRACT].to_batches():
+        yield from batch.to_pylist()
+
+
+def _table(source: Datasource) -> pa.Table:
+    schema = pa.schema([pa.field(column.caption, ARROW[column.kind]) for column in source.columns])
+    columns: dict[str, list[Any]] = {column.caption: [] for column in source.columns}
+    for row in source.rows():
+        for column in source.columns:
+            value = row.get(column.caption)
+            columns[column.caption].append(float(value) if column.kind == "REAL" and value is not None else value)  # type: ignore[arg-type]
+    return pa.table(columns, schema=schema)
+
+
+def _kind(kind: pa.DataType) -> Kind:
+    if pa.types.is_boolean(kind):
+        return "BOOLEAN"
+    if pa.types.is_integer(kind):
+        return "INTEGER"
+    if _numeric(kind):
+        return "REAL"
+    if pa.types.is_date(kind):
+        return "DATE"
+    return "DATETIME" if pa.types.is_timestamp(kind) else "STRING"
+
+
+def _numeric(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))

@@ -1,0 +1,118 @@
+"""The VizQL Data Service: what a published data source has, and typed rows out of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any, Final
+
+from connector.sandbox.server import Handler, Refusal, Request, Response, reply
+from connector.sandbox.tableau.content import Column, Datasource, Function, Row, Shown, Site, Value, View, wire
+
+EVENT_ROWS: Final = 1000
+
+
+class VizQL:
+    """Answers read-metadata and query-datasource, as one JSON object or as server-sent events."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+
+    def operations(self) -> Iterator[tuple[str, Handler]]:
+        yield "read-metadata", self.read_metadata
+        yield "query-datasource", self.query
+
+    def source(self, asked: Mapping[str, Any]) -> Datasource:
+        wanted = asked.get("datasource", {}).get("datasourceLuid")
+        for source in self.site.datasources:
+            if source.id == wanted:
+                if not source.api_access:
+                    raise _refused(403, "403800", "The API access permission is missing.")
+                return source
+        raise _refused(404, "404950", "The data source could not be found.")
+
+    def read_metadata(self, request: Request) -> Response:
+        source = self.source(request.json())
+        return reply({"data": [_described(column) for column in source.columns], "extraData": {"parameters": []}})
+
+    def query(self, request: Request) -> Response:
+        asked = request.json()
+        source = self.source(asked)
+        options = asked.get("options", {})
+        rows = [_plain(row) for row in _selected(source, asked["query"], disaggregate=options.get("disaggregate", False))]
+        if limit := options.get("rowLimit"):
+            rows = rows[:limit]
+        if not options.get("returnServerSentEvents"):
+            return reply({"data": rows})
+        events: list[dict[str, Any]] = [{"event": "METADATA", "data": {"rowCount": len(rows)}}]
+        events += [{"event": "DATA", "data": rows[at : at + EVENT_ROWS]} for at in range(0, len(rows), EVENT_ROWS)]
+        body = "".join(f"event: {event['event']}\ndata: {json.dumps(event['data'], ensure_ascii=False)}\n\n" for event in events)
+        return Response(200, body.encode(), {"Content-Type": "text/event-stream;charset=utf-8"})
+
+
+def _refused(status: int, code: str, message: str) -> Refusal:
+    return Refusal(reply({"errorCode": code, "message": message, "datetime": "2026-01-05T09:00:00Z"}, status))
+
+
+def _described(column: Column) -> dict[str, str]:
+    return {
+        "fieldName": column.caption,
+        "fieldCaption": column.caption,
+        "dataType": column.kind,
+        "fieldRole": "MEASURE" if column.measure else "DIMENSION",
+        "defaultAggregation": "SUM" if column.measure else "COUNT",
+        "columnClass": "COLUMN",
+        "logicalTableId": "",
+    }
+
+
+def _selected(source: Datasource, query: Mapping[str, Any], *, disaggregate: bool) -> Iterator[dict[str, Value]]:
+    filters = dict(_filter(source, each) for each in query.get("filters", ()))
+    shown: list[Shown] = []
+    for field in query["fields"]:
+        column = _column(source, field["fieldCaption"])
+        if disaggregate and "function" in field:
+            raise _refused(400, "400803", "A query that is not aggregated takes no functions.")
+        function: Function | None = field.get("function") or ("SUM" if column.measure and not disaggregate else None)
+        shown.append(Shown(field["fieldCaption"], function))
+    names = [
+        field.get("fieldAlias") or (f"{field['function']}({field['fieldCaption']})" if "function" in field else field["fieldCaption"])
+        for field in query["fields"]
+    ]
+    if len(set(names)) < len(names):
+        raise _refused(404, "404935", "Two fields have the same caption.")
+    if not disaggregate and not any(each.measure for each in shown):
+        marks: Any = dict.fromkeys(View("", source, tuple(shown)).marks(filters))
+    else:
+        marks = View("", source, tuple(shown)).marks(filters)
+    for mark in marks:
+        yield dict(zip(names, mark, strict=True))
+
+
+def _column(source: Datasource, caption: str) -> Column:
+    column = source.column(caption)
+    if column is None:
+        raise _refused(400, "400803", f"Unknown Field: {caption}.")
+    return column
+
+
+def _filter(source: Datasource, asked: Mapping[str, Any]) -> tuple[str, frozenset[str]]:
+    caption = asked["field"]["fieldCaption"]
+    _column(source, caption)
+    if asked["filterType"] != "SET" or asked.get("exclude"):
+        raise _refused(400, "400803", f"The sandbox knows no filter of type {asked['filterType']}.")
+    return caption, frozenset(wire(value) for value in asked["values"])
+
+
+def _plain(row: Row) -> dict[str, object]:
+    return {name: _json(value) for name, value in row.items()}
+
+
+def _json(value: Value) -> object:
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    return value.isoformat() if isinstance(value, date) else value

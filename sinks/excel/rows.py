@@ -1,0 +1,222 @@
+"""The rows of a refreshed table: our values, a teammate's cells carried along by key, and what stands beside the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sinks.excel.cells import Column, Rendering, cell_pieces, joined, plain_values, slices, tails
+from sinks.excel.markup import escaped
+from sinks.excel.references import Move, carried, letters
+from sinks.excel.region import Beside, Carried, Region, Slot, key_text
+from sinks.excel.sheet import Cell, expanded
+
+NOTHING: Final = Carried(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows on their way to the sheet: our values and where they go.
+
+    For `upsert`, `old` is what stood in each row before (None: a new row), and `fresh` says which rows have new values.
+    """
+
+    first: int
+    values: pa.RecordBatch
+    old: Sequence[Carried | None] = ()
+    fresh: Sequence[bool] = ()
+
+
+class Composer:
+    """Composes the text of the table's rows, a batch at a time."""
+
+    def __init__(
+        self,
+        region: Region,
+        styles: Mapping[int, int],
+        rendering: Rendering,
+        move: Move,
+        lead: str,
+        recall: Callable[[str], Carried | None],
+    ) -> None:
+        self._region = region
+        self._place = region.place
+        self._styles = styles
+        self._rendering = rendering
+        self._move = move
+        self._lead = lead
+        self._recall = recall
+        self._key_columns = [slot.ours for at in region.key_places for slot in region.place.slots if slot.place == at and slot.ours]
+
+    def rows(self, batches: Iterator[Batch]) -> Iterator[tuple[int, pa.Array]]:
+        """The first sheet row and the text of each row, batch by batch."""
+        used: dict[str, int] = {}
+        for batch in batches:
+            yield batch.first, self._compose(batch, used)
+
+    def _compose(self, batch: Batch, used: dict[str, int]) -> pa.Array:
+        count = batch.values.num_rows
+        numbers = pa.array(range(batch.first, batch.first + count), pa.int32()).cast(pa.string())
+        carried_rows = self._carried(batch, used)
+        attributes: pa.Array | str = ""
+        if carried_rows and any(row.attributes for row in carried_rows):
+            attributes = pa.array([row.attributes.decode() for row in carried_rows], pa.string())
+        pieces: list[pa.Array | str] = [f'<{self._lead}row r="', numbers, '"', attributes, ">"]
+        beside = [self._region.beside.get(row) for row in range(batch.first, batch.first + count)] if self._region.beside else []
+        pieces.append(self._beside(beside, batch.first, left=True))
+        for slot in self._place.slots:
+            if slot.ours is not None:
+                pieces += self._our_cells(slot, slot.ours, batch, numbers, carried_rows)
+            else:
+                pieces += self._their_cells(slot, batch.first, numbers, carried_rows)
+        pieces.append(self._beside(beside, batch.first, left=False))
+        pieces.append(f"</{self._lead}row>")
+        return joined(pieces, count)
+
+    def _carried(self, batch: Batch, used: dict[str, int]) -> list[Carried]:
+        """For each row what goes along with it; empty when nothing in the table does."""
+        if batch.old:
+            return [row or NOTHING for row in batch.old]
+        if not self._region.carried and self._recall is nothing:
+            return []
+        rows = []
+        for key in self._keys(batch):
+            at = used.get(key, 0)
+            used[key] = at + 1
+            known = self._region.carried.get(key, ())
+            rows.append(known[at] if at < len(known) else (self._recall(key) if not at else None) or NOTHING)
+        return rows
+
+    def _keys(self, batch: Batch) -> list[str]:
+        if not self._key_columns:
+            start = batch.first - self._place.first
+            return [str(start + place) for place in range(batch.values.num_rows)]
+        return keys_of(batch.values, self._key_columns, self._rendering)
+
+    def _our_cells(self, slot: Slot, ours: Column, batch: Batch, numbers: pa.Array, rows: list[Carried]) -> list[pa.Array | str]:
+        style = self._styles.get(slot.place, 0)
+        tail = tails(batch.values.column(ours.name), ours, self._rendering, batch.first)
+        if batch.old:
+            return [self._merged(slot, batch, numbers, tail, rows)]
+        if not any(slot.place in row.styles for row in rows):
+            return cell_pieces(self._lead, slot.place, style, numbers, tail)
+        own = pa.array([str(row.styles.get(slot.place, style)) for row in rows], pa.string())
+        start = f'<{self._lead}c r="{letters(slot.place)}'
+        return [start, numbers, '" s="', own, '"', pc.fill_null(tail, "/>")]
+
+    def _merged(self, slot: Slot, batch: Batch, numbers: pa.Array, tail: pa.Array, rows: list[Carried]) -> pa.Array:
+        """Our cells where the row has new values, the old cells where it stays whole."""
+        style = self._styles.get(slot.place, 0)
+        old = [
+            None if fresh else self._cell(row, slot.place, batch.first + at)
+            for at, (row, fresh) in enumerate(zip(rows, batch.fresh, strict=True))
+        ]
+        ours = joined(cell_pieces(self._lead, slot.place, style, numbers, tail), len(numbers))
+        return pc.if_else(pa.array(batch.fresh, pa.bool_()), ours, pa.array(old, pa.string()))
+
+    def _their_cells(self, slot: Slot, first: int, numbers: pa.Array, rows: list[Carried]) -> list[pa.Array | str]:
+        formula = self._region.formulas.get(slot.place)
+        style = self._styles.get(slot.place, 0)
+        fixed = formula is None or carried(formula, 1, self._place.first, self._bottom) == formula
+        usual = pa.nulls(len(numbers), pa.string())
+        if formula is not None and fixed:
+            usual = pa.array([self._formula_tail(formula)] * len(numbers), pa.string())
+        elif formula is not None:
+            texts = [carried(formula, first + at - self._place.first, self._place.first, self._bottom) for at in range(len(numbers))]
+            usual = pa.array([self._formula_tail(text) for text in texts], pa.string())
+        pieces = cell_pieces(self._lead, slot.place, style, numbers, usual)
+        if not any(slot.place in row.cells for row in rows):
+            return pieces
+        own = pa.array([self._cell(row, slot.place, first + at) if slot.place in row.cells else None for at, row in enumerate(rows)])
+        return [pc.coalesce(own.cast(pa.string()), joined(pieces, len(numbers)))]
+
+    @property
+    def _bottom(self) -> int:
+        return max(self._place.last, self._place.new_last)
+
+    def _formula_tail(self, formula: str) -> str:
+        text = escaped(self._move.formula(formula, self._move.sheet)).decode()
+        return f"><{self._lead}f>{text}</{self._lead}f></{self._lead}c>"
+
+    def _cell(self, row: Carried, place: int, new_row: int) -> str:
+        """A carried cell in its new row; a formula goes along without the value it had."""
+        cell = row.cells.get(place)
+        if cell is None:
+            return ""
+        return moved_cell(cell, row.row, new_row, self._region, self._move).decode()
+
+    def _beside(self, rows: Sequence[Beside | None], first: int, *, left: bool) -> pa.Array | str:
+        if not any(rows):
+            return ""
+        texts = []
+        for at, row in enumerate(rows):
+            cells = () if row is None else row.left if left else row.right
+            texts.append(b"".join(standing_cell(cell, first + at, self._region, self._move) for cell in cells).decode())
+        return pa.array(texts, pa.string())
+
+
+def nothing(_: str) -> None:
+    """Recalls nothing: the run keeps no memory of vanished rows."""
+
+
+def moved_cell(cell: Cell, row: int, new_row: int, region: Region, move: Move) -> bytes:
+    """A cell of the table's data in another row. Its formula follows; shared formulas become plain ones."""
+    formula = cell.formula
+    if formula is None:
+        return cell.at(new_row)
+    place = region.place
+    text = expanded(formula, region.masters, row, cell.column)
+    text = carried(text, new_row - row, place.first, place.last)
+    text = move.formula(text, move.sheet)
+    lead = cell.lead
+    opening = b"<" + lead + b"f>"
+    if formula.kind == "array":
+        opening = b"<" + lead + b'f t="array" ref="%s%d">' % (letters(cell.column).encode(), new_row)
+    style = b' s="%d"' % cell.style if cell.style else b""
+    return Cell(cell.column, style, opening + escaped(text) + b"</" + lead + b"f>", lead).at(new_row)
+
+
+def standing_cell(cell: Cell, row: int, region: Region, move: Move) -> bytes:
+    """A cell that stays where it is; its formula's references follow the table."""
+    formula = cell.formula
+    if formula is None or not move:
+        return cell.at(row)
+    before = formula.text
+    after = move.formula(before, move.sheet)
+    if after == before:
+        return cell.at(row)
+    old, new = escaped(before), escaped(after)
+    return Cell(cell.column, cell.attributes, cell.content.replace(b">" + old + b"<", b">" + new + b"<", 1), cell.lead).at(row)
+
+
+def keys_of(values: pa.RecordBatch, columns: Sequence[Column], rendering: Rendering) -> list[str]:
+    """The key of each row, spelled as the sheet's cells would spell it."""
+    texts = []
+    for column in columns:
+        plain, textual = plain_values(values.column(column.name), column, rendering)
+        known = plain.to_pylist()
+        if textual is True:
+            texts.append([key_text(text) for text in known])
+        else:
+            texts.append([key_text(_number(text)) for text in known])
+    return ["\x1f".join(parts) for parts in zip(*texts, strict=True)]
+
+
+def _number(text: str | None) -> float | str | None:
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def numbered(reader: pa.RecordBatchReader, first: int) -> Iterator[Batch]:
+    """A stream of values as batches that know their place on the sheet."""
+    for batch in slices(reader):
+        yield Batch(first, batch)
+        first += batch.num_rows

@@ -1,0 +1,366 @@
+"""A worksheet's text, read as a stream of rows between a head and a tail, so that rows nobody changes are copied as they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+from xml.parsers import expat
+from xml.sax.saxutils import unescape
+
+from sinks.excel.markup import MAIN, Element, damaged, guard, parse, utf8
+from sinks.excel.references import COLUMNS, ROWS, letters, number, shared
+from sinks.excel.table import unescaped
+
+MAX_HEAD: Final = 32 << 20
+MAX_ROW: Final = 64 << 20
+
+_SHEET_DATA: Final = re.compile(rb"<((?:[A-Za-z_][\w.-]*:)?)sheetData(?:\s[^<>]*?)?(/?)>")
+_ENTITIES: Final = {"&quot;": '"', "&apos;": "'"}
+_ROW_NUMBER: Final = re.compile(rb"""\sr\s*=\s*["']([0-9]{1,7})["']""")
+_TAG_END: Final = re.compile(rb"""(?:[^>"']|"[^"]*"|'[^']*')*>""")
+_NUMBER_REFERENCE: Final = re.compile(r"&#(?:x([0-9A-Fa-f]+)|([0-9]+));")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row's number, its opening tag and its content. `xml` is the whole."""
+
+    number: int
+    tag: bytes
+    content: bytes
+    numbered: bool
+
+    @property
+    def empty(self) -> bool:
+        return self.tag.endswith(b"/>")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell as it stands: its column, the attributes of its tag without `r`, and what is inside."""
+
+    column: int
+    attributes: bytes
+    content: bytes
+    lead: bytes = b""
+
+    @property
+    def style(self) -> int:
+        found = re.search(rb"""\ss\s*=\s*["']([0-9]{1,9})["']""", self.attributes)
+        return int(found[1]) if found else 0
+
+    @property
+    def type(self) -> str:
+        found = re.search(rb"""\st\s*=\s*["'](\w+)["']""", self.attributes)
+        return found[1].decode() if found else "n"
+
+    @property
+    def blank(self) -> bool:
+        """Nothing but formatting. An empty text counts as blank: it shows nothing."""
+        return not re.search(rb"<(?:[\w.-]+:)?(?:v|f|is)\b", self.content)
+
+    @property
+    def formula(self) -> Formula | None:
+        found = re.search(rb"""<(?:[\w.-]+:)?f((?:\s(?:[^>"']|"[^"]*"|'[^']*')*?)?)(?:/>|>(.*?)</)""", self.content, re.DOTALL)
+        if not found:
+            return None
+        kind = re.search(rb"""\st\s*=\s*["'](\w+)["']""", found[1])
+        group = re.search(rb"""\ssi\s*=\s*["']([0-9]{1,9})["']""", found[1])
+        return Formula(plain(found[2] or b""), kind[1].decode() if kind else "normal", int(group[1]) if group else None, found[1])
+
+    def value(self, strings: SharedStrings) -> float | str | bool | None:
+        """What the cell shows, ignoring formats: number, text, flag, or None when it is empty."""
+        kind = self.type
+        if kind == "inlineStr":
+            return unescaped("".join(plain(text) for text in _texts(self.content))) or None
+        found = re.search(rb"<(?:[\w.-]+:)?v(?:\s[^>]*)?>(.*?)</", self.content, re.DOTALL)
+        if not found or not found[1]:
+            return None
+        text = plain(found[1])
+        if kind == "s":
+            return strings[text] or None
+        if kind == "b":
+            return text.strip() in ("1", "true")
+        if kind in ("str", "e", "d"):
+            return unescaped(text) or None
+        try:
+            return float(text)
+        except ValueError:
+            return text
+
+    def at(self, row: int, column: int | None = None) -> bytes:
+        """The cell's text in another place."""
+        place = f"{letters(column or self.column)}{row}".encode()
+        start = b"<" + self.lead + b'c r="' + place + b'"' + self.attributes
+        return start + b"/>" if not self.content else start + b">" + self.content + b"</" + self.lead + b"c>"
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    text: str
+    kind: str
+    group: int | None
+    attributes: bytes
+
+
+class SharedStrings(Mapping[str, str]):
+    """The workbook's shared strings, read when first asked for."""
+
+    def __init__(self, load: Callable[[], Iterator[bytes]] | None, part: str) -> None:
+        self._load = load
+        self._part = part
+        self._texts: list[str] | None = None
+
+    def __getitem__(self, index: str) -> str:
+        if self._texts is None:
+            self._texts = _read_strings(self._load(), self._part) if self._load else []
+        if not index.strip().isdecimal() or int(index) >= len(self._texts):
+            raise damaged(self._part, f"a cell refers to shared string {index[:20]}, and there are {len(self._texts)}")
+        return self._texts[int(index)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(map(str, range(len(self))))
+
+    def __len__(self) -> int:
+        return len(self._texts or ())
+
+
+def _read_strings(pieces: Iterator[bytes], part: str) -> list[str]:
+    texts: list[str] = []
+    current: list[str] | None = None
+    inside = phonetic = False
+    parser = guard()
+    parser.buffer_text = True
+
+    def opened(name: str, _: dict[str, str]) -> None:
+        nonlocal current, inside, phonetic
+        local = name.rpartition(" ")[2]
+        if local == "si":
+            current = []
+        elif local == "rPh":
+            phonetic = True
+        elif local == "t":
+            inside = not phonetic
+
+    def closed(name: str) -> None:
+        nonlocal current, inside, phonetic
+        local = name.rpartition(" ")[2]
+        if local == "si" and current is not None:
+            texts.append(unescaped("".join(current)))
+            current = None
+        elif local == "rPh":
+            phonetic = False
+        elif local == "t":
+            inside = False
+
+    def characters(text: str) -> None:
+        if inside and current is not None:
+            current.append(text)
+
+    parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = opened, closed, characters
+    try:
+        for piece in pieces:
+            parser.Parse(piece, False)
+        parser.Parse(b"", True)
+    except expat.ExpatError as error:
+        raise damaged(part, f"it is not well-formed XML ({error})") from error
+    return texts
+
+
+class SheetReader:
+    """One pass over a worksheet: `head`, then `rows()` (some or all), then `rest()` for the rows nobody looks at, then `tail`.
+
+    What is copied from the original must pass `keep`, a parser that refuses anything that is not well-formed.
+    """
+
+    def __init__(self, pieces: Iterator[bytes], part: str) -> None:
+        self._pieces = pieces
+        self._part = part
+        self._at = 0
+        self._buffer = b""
+        self._row = 0
+        self.tail = b""
+        self._read_head()
+        self._guard = guard()
+        self.keep(self.head)
+
+    def _read_head(self) -> None:
+        found = None
+        while found is None:
+            if len(self._buffer) > MAX_HEAD or not self._more():
+                raise damaged(self._part, "it has no rows part (sheetData)")
+            found = _SHEET_DATA.search(self._buffer)
+        start = self._buffer[:200]
+        if utf8(start, self._part) is not start:
+            raise damaged(self._part, "its text is not UTF-8")
+        self.lead = found[1]
+        self.head = self._buffer[: found.start()] + b"<" + self.lead + b"sheetData>"
+        self._at = found.end()
+        self._open, self._close = b"<" + self.lead + b"row", b"</" + self.lead + b"row"
+        self._end = b"</" + self.lead + b"sheetData"
+        if found[2]:
+            self._buffer = self._buffer[: found.end()] + self._end + b">" + self._buffer[found.end() :]
+
+    def _more(self) -> bool:
+        piece = next(self._pieces, None)
+        if piece is None:
+            return False
+        self._buffer = self._buffer[self._at :] + piece
+        self._at = 0
+        return True
+
+    def _need(self, size: int) -> None:
+        while len(self._buffer) - self._at < size:
+            if not self._more():
+                raise damaged(self._part, "it ends within its rows")
+
+    def _find(self, mark: bytes, start: int) -> int:
+        """The place of `mark` at or after `start` (relative to the current place), reading on as needed."""
+        while (found := self._buffer.find(mark, self._at + start)) < 0:
+            if len(self._buffer) - self._at > MAX_ROW:
+                raise damaged(self._part, "it has an endless row")
+            start = max(start, len(self._buffer) - self._at - len(mark))
+            if not self._more():
+                raise damaged(self._part, "it ends within its rows")
+        return found - self._at
+
+    def rows(self) -> Iterator[Row]:
+        """The next rows, in order. Stop iterating to hand over to `rest`: the row last given is consumed."""
+        while (row := self.next_row()) is not None:
+            yield row
+
+    def next_row(self) -> Row | None:
+        """The next row, or None at the end of the rows."""
+        self._skip_space()
+        self._need(len(self._end) + 1)
+        if self._buffer.startswith(self._end, self._at):
+            return None
+        if not self._buffer.startswith(self._open, self._at) or self._buffer[self._at + len(self._open)] not in b" />\t\r\n":
+            raise damaged(self._part, "something other than rows stands among its rows")
+        first = self._find(b">", len(self._open))
+        tag_end = _TAG_END.match(self._buffer, self._at)
+        while tag_end is None:
+            first = self._find(b">", first + 1)
+            tag_end = _TAG_END.match(self._buffer, self._at)
+        length = tag_end.end() - self._at
+        tag = self._buffer[self._at : self._at + length]
+        content = b""
+        if not tag.endswith(b"/>"):
+            close = self._find(self._close, length)
+            end = self._find(b">", close) + 1
+            content = self._buffer[self._at + length : self._at + close]
+            if b"<!" in content or b"<?" in content:
+                raise damaged(self._part, "its rows hold comments or raw sections")
+            length = end
+        self._at += length
+        found = _ROW_NUMBER.search(tag)
+        number = int(found[1]) if found else self._row + 1
+        if not self._row < number <= ROWS:
+            raise damaged(self._part, f"row {number} stands after row {self._row}")
+        self._row = number
+        return Row(number, tag, content, found is not None)
+
+    def _skip_space(self) -> None:
+        while True:
+            while self._at < len(self._buffer) and self._buffer[self._at] in b" \t\r\n":
+                self._at += 1
+            if self._at < len(self._buffer) or not self._more():
+                return
+
+    def rest(self) -> Iterator[bytes]:
+        """All rows not yet given, as text in pieces; then `tail` is set."""
+        while (found := self._buffer.find(self._end, self._at)) < 0:
+            keep = max(self._at, len(self._buffer) - len(self._end))
+            if keep > self._at:
+                piece = self._buffer[self._at : keep]
+                self._at = keep
+                yield piece
+            if not self._more():
+                raise damaged(self._part, "it ends within its rows")
+        if found > self._at:
+            yield self._buffer[self._at : found]
+        self._at = found
+        self.finish()
+
+    def finish(self) -> None:
+        """Read what follows the rows."""
+        self._at += self._find(b">", 0) + 1
+        pieces = [self._buffer[self._at :]]
+        size = 0
+        for piece in self._pieces:
+            size += len(piece)
+            if size > MAX_HEAD:
+                raise damaged(self._part, "what follows its rows is too large")
+            pieces.append(piece)
+        self.tail = b"</" + self.lead + b"sheetData>" + b"".join(pieces)
+
+    def keep(self, text: bytes) -> None:
+        """Refuse text that is not well-formed where it stands."""
+        try:
+            self._guard.Parse(text, False)
+        except expat.ExpatError as error:
+            raise damaged(self._part, f"it is not well-formed XML ({error})") from error
+
+    def cells(self, row: Row) -> list[Cell]:
+        """A row's cells, in order; columns nobody wrote down are counted."""
+        found = []
+        previous = 0
+        for match in _cell_pattern(self.lead).finditer(row.content):
+            place = _CELL_PLACE.search(match[1])
+            column = number(place[2].decode()) if place else previous + 1
+            if not previous < column <= COLUMNS:
+                raise damaged(self._part, f"the cells of row {row.number} are out of order")
+            attributes = match[1][: place.start()] + match[1][place.end() :] if place else match[1]
+            found.append(Cell(column, attributes.rstrip(), match[2] or b"", self.lead))
+            previous = column
+        return found
+
+
+_CELL_PLACE: Final = re.compile(rb"""\s(r)\s*=\s*["']([A-Za-z]{1,3})[0-9]{1,7}["']""")
+_PATTERNS: Final[dict[bytes, re.Pattern[bytes]]] = {}
+
+
+def _cell_pattern(lead: bytes) -> re.Pattern[bytes]:
+    if lead not in _PATTERNS:
+        name = re.escape(lead + b"c")
+        attributes = rb"""((?:\s(?:[^>"']|"[^"]*"|'[^']*')*?)?)"""
+        _PATTERNS[lead] = re.compile(rb"<" + name + attributes + rb"(?:/>|>(.*?)</" + name + rb"\s*>)", re.DOTALL)
+    return _PATTERNS[lead]
+
+
+def _texts(content: bytes) -> list[bytes]:
+    without = re.sub(rb"<(?:[\w.-]+:)?rPh\b.*?</(?:[\w.-]+:)?rPh>", b"", content, flags=re.DOTALL)
+    return re.findall(rb"<(?:[\w.-]+:)?t(?:\s[^>]*)?>(.*?)</", without, re.DOTALL)
+
+
+def plain(xml: bytes) -> str:
+    """Character data as text: entities and character references resolved."""
+    text = xml.decode("utf-8", "replace")
+    if "&" not in text:
+        return text
+    text = _NUMBER_REFERENCE.sub(lambda match: _character(int(match[1], 16) if match[1] else int(match[2])), text)
+    return unescape(text, _ENTITIES)
+
+
+def _character(code: int) -> str:
+    return chr(code) if 0 < code < 0x110000 and not 0xD800 <= code < 0xE000 else "\ufffd"
+
+
+def skeleton(head: bytes, tail: bytes, part: str) -> tuple[bytes, Element]:
+    """The sheet without its rows, and its tree. Raises TargetError unless it is a worksheet whose rows stood where they should."""
+    data = head + tail
+    root = parse(data, part)
+    rows = root.find("sheetData")
+    if root.name != "worksheet" or root.space != MAIN or rows is None or rows.inner != len(head) or rows.space != MAIN:
+        raise damaged(part, "it is not a worksheet")
+    return data, root
+
+
+def expanded(formula: Formula, masters: Mapping[int, tuple[int, int, str]], row: int, column: int) -> str:
+    """The text of a cell's formula, also when it only says that it shares another cell's."""
+    if formula.kind != "shared" or formula.group is None or formula.text:
+        return formula.text
+    at_row, at_column, text = masters.get(formula.group, (row, column, ""))
+    return shared(text, row - at_row, column - at_column)

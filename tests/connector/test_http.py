@@ -1,0 +1,89 @@
+"""The one session: what it repeats, how long it waits, what it says when it gives up."""
+
+from datetime import UTC, datetime
+
+import pytest
+import requests
+import responses
+
+from connector.errors import AuthError, SourceError, TransientError
+from connector.http import Network, Session, host, retry_after
+
+URL = "https://crm.test/deals?token=s3cr3t"
+NOW = datetime(2026, 3, 2, 6, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def api():
+    with responses.RequestsMock() as mock:
+        yield mock
+
+
+def session(slept, **network):
+    return Session(Network(**network), sleep=slept.append, now=lambda: NOW, jitter=lambda: 0.0)
+
+
+def test_a_server_error_is_repeated_with_growing_waits(api):
+    for status in (500, 502):
+        api.get(URL, status=status)
+    api.get(URL, json={})
+    slept = []
+    one = session(slept)
+    assert one.call("GET", URL).ok
+    assert slept == [1.0, 2.0]
+    assert (one.requests_sent, one.retries) == (3, 2)
+
+
+@pytest.mark.parametrize(("status", "times"), [(429, 2), (503, 2), (500, 1), (504, 1)])
+def test_a_post_is_repeated_only_when_the_server_says_it_did_nothing(api, status, times):
+    api.post(URL, status=status)
+    if times == 2:
+        api.post(URL, json={})
+    one = session([])
+    one.request("POST", URL)
+    assert one.requests_sent == times
+
+
+def test_the_server_says_how_long(api):
+    api.get(URL, status=429, headers={"Retry-After": "7"})
+    api.get(URL, json={})
+    slept = []
+    session(slept).call("GET", URL)
+    assert slept == [7.0]
+
+
+def test_patience_ends_at_max_wait(api):
+    api.get(URL, status=429, headers={"Retry-After": "21600"})
+    slept = []
+    with pytest.raises(TransientError, match=r"crm\.test: still 429"):
+        session(slept, max_wait=300).call("GET", URL)
+    assert slept == []
+
+
+def test_a_lost_connection_is_repeated_for_get_and_not_for_post(api):
+    api.get(URL, body=requests.ConnectionError())
+    api.get(URL, json={})
+    api.post(URL, body=requests.ConnectionError())
+    assert session([]).call("GET", URL).ok
+    with pytest.raises(TransientError, match="no answer"):
+        session([]).call("POST", URL)
+
+
+@pytest.mark.parametrize(("status", "error"), [(401, AuthError), (403, AuthError), (404, SourceError), (400, SourceError)])
+def test_a_refusal_is_named_by_its_remedy_and_never_shows_the_address(api, status, error):
+    api.get(URL, status=status, body="s3cr3t body")
+    with pytest.raises(error) as caught:
+        session([]).call("GET", URL)
+    assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("3", 3.0), ("1.5", 1.5), ("Mon, 02 Mar 2026 06:00:09 GMT", 9.0), ("Mon, 02 Mar 2026 05:00:00 GMT", 0.0), ("soon", None), ("", None)],
+)
+def test_retry_after_in_both_forms(header, seconds):
+    assert retry_after({"Retry-After": header}, NOW) == seconds
+
+
+def test_a_host_without_its_credentials():
+    assert host("https://user:secret@crm.test:8443/a?b=c") == "crm.test:8443"

@@ -1,0 +1,249 @@
+"""The sandbox's Tableau as tableauserverclient's own plain use finds it, and as the published schema demands."""
+
+import contextlib
+import csv
+import io
+import zipfile
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import requests
+import tableauserverclient as tsc
+from lxml import etree
+
+from connector.sandbox.company import Company
+from connector.sandbox.server import serve
+from connector.sandbox.tableau import App, Tableau
+from connector.sandbox.tableau.pipeline import company_site
+from connector.sandbox.tableau.wire import view_filters
+
+PAT = {"token_name": "connector", "personal_access_token": "sandbox-secret", "site_id": "sales"}
+
+
+@pytest.fixture(scope="module")
+def company():
+    return Company.generate(deals=120, days=200)
+
+
+@pytest.fixture
+def tableau(company):
+    return Tableau(company_site(company))
+
+
+@pytest.fixture
+def running(tableau):
+    with serve(tableau) as running:
+        yield running
+        assert running.violations == []
+
+
+@pytest.fixture
+def valid(request):
+    """A session whose every XML answer must fit the schema, when the schema is there."""
+    schema = None
+    shared = request.getfixturevalue("shared") if (request.config.rootpath.parent / "shared").is_dir() else None
+    if shared:
+        schema = etree.XMLSchema(etree.parse(shared / "contracts" / "tableau" / "ts-api_3_29_subset.xsd"))
+
+    def check(response, **_):
+        if schema and response.headers.get("Content-Type", "").startswith("application/xml"):
+            schema.assertValid(etree.fromstring(response.content))
+
+    session = requests.Session()
+    session.hooks["response"].append(check)
+    return session
+
+
+@pytest.fixture
+def server(running, valid):
+    server = tsc.Server(running.url("tableau"), use_server_version=True, session_factory=lambda: valid)
+    server.auth.sign_in(tsc.PersonalAccessTokenAuth(**PAT))
+    yield server
+    with contextlib.suppress(tsc.FailedSignInError):  # some tests end the session in other ways
+        server.version = "3.28"
+        server.auth.sign_out()
+
+
+def code(error):
+    return error.value.code
+
+
+class TestPlainUse:
+    """What tableauserverclient's samples do."""
+
+    def test_sign_in_finds_the_version_and_sign_out_ends_the_session(self, server, tableau):
+        assert server.version == "3.28"
+        assert server.server_info.get().product_version == "2026.1.0"
+        assert len(tableau.sessions) == 1
+        server.auth.sign_out()
+        assert tableau.sessions == {}
+
+    def test_lists_views_workbooks_projects_datasources(self, server):
+        assert [view.name for view in tsc.Pager(server.views, tsc.RequestOptions(pagesize=2))] == [
+            "Deals", "Stage History", "Stage Detail", "Team Measures", "Stage by Month", "Region Totals", "Overview",
+        ]  # fmt: skip
+        (book,) = tsc.Pager(server.workbooks)
+        server.workbooks.populate_views(book)
+        assert len(book.views) == 7
+        assert server.workbooks.get_by_id(book.id).name == "Sales Pipeline"
+        assert server.projects.get_by_path("Sales/Published").name == "Published"
+        assert {item.name for item in tsc.Pager(server.datasources)} == {"Pipeline", "Stage History"}
+
+    def test_view_as_csv_and_crosstab(self, server, company):
+        (view,) = [each for each in tsc.Pager(server.views) if each.name == "Deals"]
+        server.views.populate_csv(view)
+        rows = list(csv.DictReader(io.StringIO(b"".join(view.csv).decode())))
+        alive = [deal for deal in company.deals.values() if not deal.deleted_at]
+        assert len(rows) == len(alive)
+        assert {row["Deal ID"] for row in rows} == {f"D{deal.n:06}" for deal in alive}
+        server.views.populate_excel(view)
+        assert "xl/worksheets/sheet1.xml" in zipfile.ZipFile(io.BytesIO(b"".join(view.excel))).namelist()
+
+    def test_one_view_by_id_knows_its_sheet_type(self, server):
+        (dashboard,) = [each for each in tsc.Pager(server.views) if each.name == "Overview"]
+        assert server.views.get_by_id(dashboard.id).sheet_type == "dashboard"
+        options = tsc.CSVRequestOptions(maxage=1)
+        server.views.populate_csv(dashboard, options)
+        assert b"".join(dashboard.csv).startswith(b"Pipeline,Stage,Region")  # the first of its sheets by name
+
+    def test_metadata_api(self, server):
+        (view,) = [each for each in tsc.Pager(server.views) if each.name == "Overview"]
+        query = "query($luid: String) { dashboards(filter: {luid: $luid}) { sheets { name luid } } }"
+        (node,) = server.metadata.query(query, {"luid": view.id})["data"]["dashboards"]
+        assert [sheet["name"] for sheet in node["sheets"]] == ["Stage Detail", "Team Measures"]
+
+
+class TestSessions:
+    @pytest.mark.parametrize("wrong", [{"site_id": "other"}, {"personal_access_token": "old"}, {"token_name": "nobody"}])
+    def test_whatever_is_wrong_at_sign_in_is_401001(self, running, wrong):
+        server = tsc.Server(running.url("tableau"))
+        with pytest.raises(tsc.FailedSignInError) as error:
+            server.auth.sign_in(tsc.PersonalAccessTokenAuth(**{**PAT, **wrong}))
+        assert code(error) == "401001"
+
+    def test_expired_and_revoked_tokens(self, running, tableau):
+        token = tableau.site.tokens["connector"]
+        token.expires = datetime.now(UTC) + timedelta(days=1)
+        server = tsc.Server(running.url("tableau"))
+        server.auth.sign_in(tsc.PersonalAccessTokenAuth(**PAT))
+        running.clock.sleep(2 * 86_400)
+        with pytest.raises(tsc.FailedSignInError):
+            server.auth.sign_in(tsc.PersonalAccessTokenAuth(**PAT))
+        token.expires, token.revoked = None, True
+        with pytest.raises(tsc.FailedSignInError):
+            server.auth.sign_in(tsc.PersonalAccessTokenAuth(**PAT))
+
+    def test_one_session_per_token(self, server, running):
+        other = tsc.Server(running.url("tableau"), use_server_version=True)
+        other.auth.sign_in(tsc.PersonalAccessTokenAuth(**PAT))
+        with pytest.raises(tsc.FailedSignInError) as error:
+            server.views.get()
+        assert code(error) == "401002"
+        other.auth.sign_out()
+
+    def test_sessions_end_by_themselves(self, server, running):
+        running.clock.sleep(121 * 60)
+        with pytest.raises(tsc.FailedSignInError) as error:
+            server.views.get()
+        assert code(error) == "401002"
+
+    def test_no_token_at_all(self, server):
+        answer = requests.get(f"{server.baseurl}/sites/{server.site_id}/views", timeout=5)
+        assert answer.status_code == 401
+        assert b"401000" in answer.content
+
+    def test_connected_apps_must_be_known(self, running, tableau):
+        tableau.site.apps["app"] = App("key", "secret")
+        with pytest.raises(tsc.FailedSignInError):
+            tsc.Server(running.url("tableau")).auth.sign_in(tsc.JWTAuth(jwt="a.b.c", site_id="sales"))
+
+
+class TestQueries:
+    def test_page_past_the_last_is_400006(self, server):
+        with pytest.raises(tsc.ServerResponseError) as error:
+            server.views.get(tsc.RequestOptions(pagenumber=2))
+        assert code(error) == "400006"
+
+    def test_filters_of_lists(self, server):
+        def names(field, operator, value):
+            options = tsc.RequestOptions()
+            options.filter.add(tsc.Filter(field, operator, value))
+            return [view.name for view in server.views.get(options)[0]]
+
+        eq, within = tsc.RequestOptions.Operator.Equals, tsc.RequestOptions.Operator.In
+        assert names("name", eq, "deals") == ["Deals"]
+        assert names("name", eq, "Stage*") == ["Stage History", "Stage Detail", "Stage by Month"]
+        assert names("name", within, ["Deals", "Overview"]) == ["Deals", "Overview"]
+        assert names("sheetType", eq, "dashboard") == ["Overview"]
+        with pytest.raises(tsc.ServerResponseError):
+            names("colour", eq, "red")
+
+    def test_unknown_version_and_address(self, server):
+        server.version = "3.99"
+        with pytest.raises(tsc.ServerResponseError) as error:
+            server.views.get()
+        assert code(error) == "404001"
+
+    def test_site_list_is_not_for_everybody(self, server):
+        with pytest.raises(tsc.ServerResponseError) as error:
+            server.sites.get()
+        assert code(error) == "403069"
+
+    @pytest.mark.parametrize(
+        ("raw", "values"),
+        [
+            ("East", {"East"}),
+            ("East,West", {"East", "West"}),
+            (r"Rock\, Paper", {"Rock, Paper"}),
+            (r"C:\\temp\file", {r"C:\temp\file"}),
+            ("Widget*", {"Widget*"}),
+            ("a,,b", {"a", "", "b"}),
+        ],
+    )
+    def test_values_of_view_filters(self, raw, values):
+        assert view_filters({"vf_Region": raw, "vf_Parameters.P": "x", "maxAge": "1"}) == {"Region": values}
+
+    def test_an_empty_view_filter_clears_and_an_unknown_one_is_ignored(self, server):
+        (view,) = [each for each in tsc.Pager(server.views) if each.name == "Stage Detail"]
+
+        def count(name, value):
+            options = tsc.CSVRequestOptions(maxage=1)
+            options.vf(name, value)
+            server.views.populate_csv(view, options)
+            return b"".join(view.csv).count(b"\r\n") - 1
+
+        everything = count("Region", "")
+        assert count("Region", "Germany") < everything
+        assert count("Regoin", "Germany") == everything
+        assert count("Region", "Atlantis") == 0
+
+    def test_twenty_exports_at_the_same_time(self, company):
+        with serve(Tableau(company_site(company), exports_at_once=0)) as running:
+            server = tsc.Server(running.url("tableau"), use_server_version=True)
+            server.auth.sign_in(tsc.PersonalAccessTokenAuth(**PAT))
+            view = server.views.get()[0][0]
+            answer = requests.get(f"{server.views.baseurl}/{view.id}/data", headers={"X-Tableau-Auth": server.auth_token}, timeout=5)
+            assert answer.status_code == 429
+            assert answer.headers["Retry-After"] == "1"
+            server.auth.sign_out()
+
+    def test_injected_faults_speak_xml(self, server, running):
+        running.faults.add("views", status=429)
+        with pytest.raises(tsc.ServerResponseError) as error:
+            server.views.get()
+        assert code(error) == "429000"
+
+
+def test_the_display_follows_the_locale(company):
+    site = company_site(company)
+    site.locale = "de_DE"
+    with serve(Tableau(site)) as running:
+        server = tsc.Server(running.url("tableau"), use_server_version=True)
+        server.auth.sign_in(tsc.PersonalAccessTokenAuth(**PAT))
+        (view,) = [each for each in tsc.Pager(server.views) if each.name == "Deals"]
+        server.views.populate_csv(view)
+        rows = list(csv.DictReader(io.StringIO(b"".join(view.csv).decode())))
+        server.auth.sign_out()
+    amounts = [row["Amount"] for row in rows if "," in row["Amount"]]
+    assert any("." in amount and amount.index(".") < amount.index(",") for amount in amounts)
+    assert rows[0]["Close Date"].count(".") == 2
