@@ -96,7 +96,8 @@ class Entity:
     empty means the canonical key. `where` is a SQL condition over source columns.
     `place` names the origin in messages ("sales_pipeline.csv", "Opportunity").
     `text` says that values are text as people wrote it, to be proven and read by `locale` and `dates`;
-    otherwise they are typed by an API (numbers, ISO 8601, booleans).
+    otherwise they are typed by an API (numbers, ISO 8601, booleans). `timezone` is where date-times without a zone are; the flow's
+    unless given.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Entity:
     status: Mapping[str, Sequence[str]] = field(default_factory=dict)
     where: str | None = None
     on_bad_value: Literal["error", "null"] = "error"
+    timezone: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ from typing import Final
 
 import pyarrow as pa
 
-from connector.assemble import statement, text
 from connector.engine import Engine
 from connector.errors import ConnectorError
 from connector.model import MONEY, RATE, TEXT
 from connector.periods import add_months, day_number, fiscal_quarter
+from connector.statements import statement, text
 
 MEMORY: Final = pa.schema(
     [(name, TEXT) for name in ("deal_id", "name", "account", "owner", "pipeline_key", "stage", "status")]

@@ -63,6 +63,9 @@ class OwnMetric(Model):
     label: str | None = None
     description: str = ""
     by: tuple[str, ...] = Field((), description="Also as a column of these by_… tables, e.g. [owner, product].")
+    date: str | None = Field(
+        None, description="Date column that places a row in a period, e.g. closed_at; without it the metric is over everything."
+    )
 
 
 class ModelConfig(Model):

@@ -90,7 +90,7 @@ def schema() -> dict[str, Any]:
 
 def _read(file: Path) -> Document:
     document = Document(file)
-    loader = yaml.SafeLoader("")
+    loader, text = yaml.SafeLoader(""), ""
     try:
         text = file.read_text("utf-8-sig")
         loader = yaml.SafeLoader(text)
@@ -108,6 +108,8 @@ def _read(file: Path) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = f"not YAML: {error.problem or error.context}"
+        if "${" in (text.splitlines() or [""])[min(mark.line, len(text.splitlines()) - 1) if mark else 0]:
+            what += '; inside {…} write "${NAME}" in quotes'
         document.faults.append(Fault(file, mark.line + 1 if mark else 0, "", what))
     except yaml.YAMLError as error:
         document.fault((), f"not YAML: {error}")

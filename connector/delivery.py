@@ -15,6 +15,8 @@ from connector.engine import Engine, SqlError, quoted, single_expression, single
 from connector.errors import ConfigError, nearest
 
 SORT: Final = re.compile(r"(?P<minus>-)?\s*(?P<name>.+?)(?:\s+(?P<way>asc|desc))?", re.IGNORECASE)
+#: numbers of `kpis` measured in the row's `unit`
+KPI_VALUES: Final = ("value", "previous", "change")
 #: money that stands in each record's own currency, not in the reporting one
 OWN_CURRENCY: Final = {"deals": ("amount",), "leads": ("value",), "deal_products": ("amount",), "products": ("price",)}
 
@@ -42,21 +44,25 @@ class Tables:
         return self.info[name].columns
 
 
-def outputs(tables: Tables, specs: Sequence[TableSpec] | None, currency: str | None, place: str) -> Iterator[tuple[str, Output]]:
-    """The outputs of one sink: those it names, else every table that has rows, with headings for people.
+def outputs(
+    tables: Tables, specs: Sequence[TableSpec] | None, currency: str | None, place: str, *, empty: bool = False
+) -> Iterator[tuple[str, Output]]:
+    """The outputs of one sink: those it names, else every table that has rows (with `empty`: every table), with headings for people.
 
     Raises ConfigError naming `place` and the key at fault.
     """
     if specs is None:
         for name, info in tables.info.items():
             rows = tables.rows(name)
-            if rows:
+            if rows or empty:
                 yield name, _output(tables, name, f"select * from {quoted(name)}", info, None, currency, rows)
         return
     for index, spec in enumerate(specs):
         where = f"{place}.tables[{index}]"
         info = _info(tables, spec, where)
         sql = _sql(tables, spec, info, where)
+        if spec.sql is not None or spec.where is not None:
+            sql = _settled(tables.engine, sql, f"_output_{index}", where)
         name = spec.source or f"sql_{index + 1}"
         yield f"{name}#{index}", _output(tables, name, sql, info, spec, currency, tables.engine.count(sql), where)
 
@@ -79,7 +85,7 @@ def _sql(tables: Tables, spec: TableSpec, info: TableInfo, where: str) -> str:
             there = tables.engine.schema(spec.sql).names
         except SqlError as error:
             raise ConfigError(f"{where}.sql: {error}") from error
-        base = f"({spec.sql.strip().rstrip(';')})"
+        base = f"({spec.sql.strip().rstrip(';')}\n)"
     else:
         assert spec.source is not None
         base, there = quoted(spec.source), tables.engine.schema(f"select * from {quoted(spec.source)}").names
@@ -87,7 +93,7 @@ def _sql(tables: Tables, spec: TableSpec, info: TableInfo, where: str) -> str:
     sql = f"select {', '.join(quoted(name) for name in chosen)} from {base}"
     if spec.where is not None:
         _prove(tables.engine, spec.where, base, there, f"{where}.where")
-        sql += f" where ({spec.where})"
+        sql += f" where ({spec.where}\n)"
     if spec.sort is not None:
         sql += f" order by {', '.join(_order(term, there, where) for term in ([spec.sort] if isinstance(spec.sort, str) else spec.sort))}"
     return sql if spec.limit is None else f"{sql} limit {spec.limit}"
@@ -115,9 +121,18 @@ def _key(spec: TableSpec, info: TableInfo, there: Sequence[str], where: str) -> 
 def _prove(engine: Engine, condition: str, base: str, there: Sequence[str], where: str) -> None:
     try:
         single_expression(condition)
-        engine.schema(f"select ({condition}) as condition from {base}")
+        engine.schema(f"select ({condition}\n) as condition from {base}")
     except SqlError as error:
         raise ConfigError(f"{where}: {unknown_column(error, there) or error}") from error
+
+
+def _settled(engine: Engine, sql: str, name: str, where: str) -> str:
+    """Run what an admin wrote once, whole: a value it cannot work on shows here, before anything is touched."""
+    try:
+        engine.store(name, sql)
+    except SqlError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    return f"select * from {quoted(name)}"
 
 
 def _order(term: str, there: Sequence[str], where: str) -> str:
@@ -142,7 +157,9 @@ def _output(
         meta = {b"label": label.encode()}
         if known:
             meta |= {b"unit": known.unit.encode(), b"description": known.description.encode()}
-            if currency and known.unit.startswith("money") and column.name not in OWN_CURRENCY.get(info.name, ()):
+            if info.name == "kpis" and column.name in KPI_VALUES and "unit" in plain.names:
+                meta |= {b"unit_by": b"unit", b"currency": currency.encode()} if currency else {b"unit_by": b"unit"}
+            elif currency and known.unit.startswith("money") and column.name not in OWN_CURRENCY.get(info.name, ()):
                 meta[b"currency"] = currency.encode()
         fields.append(column.with_metadata(meta))
     schema = pa.schema(fields)

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 import duckdb
 import pyarrow as pa
 
-from connector.errors import ConfigError, TransientError, nearest
+from connector.errors import ConnectorError, TargetError, TransientError, nearest
 
 PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -22,8 +22,11 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-class SqlError(ConfigError):
-    """SQL an admin wrote does not fit; `detail` is the engine's one-line reason."""
+class SqlError(ConnectorError):
+    """SQL that does not fit, with the engine's reason on one line.
+
+    Whoever runs SQL that an admin wrote turns it into a ConfigError that names the place; SQL of ours that does not fit is a bug.
+    """
 
 
 class Engine(Protocol):
@@ -33,6 +36,7 @@ class Engine(Protocol):
     def table(self, name: str, data: pa.Table | pa.RecordBatchReader) -> None: ...
     def view(self, name: str, sql: str) -> None: ...
     def store(self, name: str, sql: str) -> None: ...
+    def keep(self, name: str, sql: str) -> None: ...
     def close(self) -> None: ...
     def drop(self, name: str) -> None: ...
     def tables(self) -> tuple[str, ...]: ...
@@ -61,6 +65,9 @@ class DuckDB:
         if threads:
             config["threads"] = str(threads)
         self._connection = duckdb.connect(config=config)
+        self._scratch = scratch.resolve() if scratch else None
+        if scratch:
+            scratch.mkdir(parents=True, exist_ok=True)
         allowed = [str(Path(folder).resolve()) for folder in (*folders, *([scratch] if scratch else []))]
         self._connection.execute("set timezone = 'UTC'")
         self._connection.execute("set enable_progress_bar = false")
@@ -90,6 +97,15 @@ class DuckDB:
         """A table in memory from a query."""
         self._run(f"create or replace table {quoted(name)} as {sql}")
 
+    def keep(self, name: str, sql: str) -> None:
+        """A relation of many rows, computed once: as Parquet in `scratch` where there is one, so that memory stays flat."""
+        if self._scratch is None:
+            self.store(name, sql)
+            return
+        file = self._scratch / f"{name}.parquet"
+        self._run(f"copy ({sql}) to {_text(str(file))} (format parquet)")
+        self.parquet(name, [file])
+
     def close(self) -> None:
         self._connection.close()
 
@@ -107,7 +123,8 @@ class DuckDB:
 
     def stream(self, sql: str, rows_per_batch: int = 50_000) -> pa.RecordBatchReader:
         """The result in batches. Each call uses a cursor of its own, so streams may interleave."""
-        return self._relation(sql, self._connection.cursor()).to_arrow_reader(rows_per_batch)
+        with _translated():
+            return self._relation(sql, self._connection.cursor()).to_arrow_reader(rows_per_batch)
 
     def fetch(self, sql: str) -> pa.Table:
         with _translated():
@@ -130,12 +147,14 @@ def _translated() -> Iterator[None]:
     """DuckDB's errors as ours."""
     try:
         yield
-    except duckdb.OutOfMemoryException as error:
+    except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+        if "No space left" in str(error):
+            raise TargetError("no space left in the data folder", remedy="free space, or name another folder with --data") from error
+        if isinstance(error, duckdb.IOException):
+            raise TransientError(f"the engine cannot read or write its files: {reason(error)}") from error
         raise TransientError(
             f"the engine ran out of memory or disk: {reason(error)}", remedy="free disk space for the data folder"
         ) from error
-    except duckdb.IOException as error:
-        raise TransientError(f"the engine cannot read or write its files: {reason(error)}") from error
     except duckdb.Error as error:
         raise SqlError(reason(error)) from error
 

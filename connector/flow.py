@@ -6,6 +6,7 @@ whole, a sink replaces its target in one step, and watermarks, receipts and hist
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import secrets
 import sqlite3
@@ -286,6 +287,7 @@ def _deliver(
     for target in flow.targets:
         earlier = flow.state.receipt(flow.name, target.identity)
         facts = {"refreshed_at": at.astimezone(flow.config.zone), "flow": flow.name, "run_id": run_id, "kpi": prepared.computed.facts}
+        facts["sources"] = manifest["sources"]
         run = Run(
             flow=flow.name,
             run_id=run_id,
@@ -303,7 +305,8 @@ def _deliver(
         )
         clock = monotonic()
         try:
-            tables = dict(outputs(prepared.computed.tables, target.specs, prepared.computed.currency, target.place))
+            empty = getattr(target.sink, "takes_empty", False)
+            tables = dict(outputs(prepared.computed.tables, target.specs, prepared.computed.currency, target.place, empty=empty))
             receipt = target.sink.write(tables, run)
         except ConnectorError as error:
             errors.append(error)
@@ -327,8 +330,11 @@ def _sink_report(target: Target, receipt: Receipt, seconds: float) -> dict[str, 
 
 def _translated(error: BaseException) -> BaseException:
     """A full disk under the state or the snapshots is no bug."""
-    if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
-        return TargetError("the data folder's disk is full", remedy="free space, or name another folder with --data")
+    full = isinstance(error, OSError) and (error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error))
+    if full or (isinstance(error, sqlite3.OperationalError) and "full" in str(error)):
+        return TargetError(
+            "no space left on the disk of the data folder or of temporary files", remedy="free space, or name another folder with --data"
+        )
     if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
         return TransientError("the state database is busy", remedy="run again")
     return error
@@ -375,9 +381,10 @@ def query_flow(flow: OpenFlow, sql: str, limit: int | None) -> Iterator[pa.Recor
         try:
             single_select(sql)
             text = sql.strip().rstrip(";")
-            yield engine.stream(text if limit is None else f"select * from ({text}) limit {limit}")
+            engine.store("_query", text if limit is None else f"select * from ({text}\n) limit {limit}")
         except SqlError as error:
             raise ConfigError(f"the query does not fit: {error}", remedy=f"tables: {', '.join(computed.tables.info)}") from error
+        yield engine.stream("select * from _query")
     finally:
         engine.close()
 

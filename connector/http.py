@@ -79,25 +79,27 @@ class Session(requests.Session):
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
         """As requests' own; the answer may be any status. Raises requests' exceptions when the connection stays lost.
 
-        `repeatable=True` says that a POST only reads (a search, a batch read) and may be repeated like a GET.
+        `repeatable=True` says that a POST only reads (a search, a batch read) and may be repeated like a GET. `final(response)` says that
+        an answer stands although its status asks to come back: a day's quota does not come back within a run.
         """
         kwargs.setdefault("timeout", (min(10.0, self.network.timeout), self.network.timeout))
         if self.network.ca_bundle:  # said with the request, or REQUESTS_CA_BUNDLE would win
             kwargs.setdefault("verify", self.network.ca_bundle)
         idempotent = (method.decode() if isinstance(method, bytes) else method).upper() in REPEATABLE
         repeatable = kwargs.pop("repeatable", idempotent)
+        final: Callable[[requests.Response], bool] = kwargs.pop("final", lambda _: False)
         patience = self.network.max_wait
         for attempt in range(1, self._attempts + 1):
             self.requests_sent += 1
             response: requests.Response | None = None
             try:
                 response = super().request(method, url, *args, **kwargs)
-            except LOST:
-                if attempt == self._attempts or not repeatable:
+            except LOST as error:
+                if attempt == self._attempts or not repeatable or untrusted(error):
                     raise
                 wait: float | None = self._backoff(attempt)
             else:
-                wait = self._wait(response, repeatable, attempt)
+                wait = None if final(response) else self._wait(response, repeatable, attempt)
                 if wait is None or attempt == self._attempts:
                     return response
             assert wait is not None
@@ -119,13 +121,13 @@ class Session(requests.Session):
         place = where or f"{method} {host(url)}"
         try:
             return self.request(method, url, **kwargs)
-        except requests.exceptions.SSLError as error:
-            raise ConfigError(
-                f"{place}: the server's certificate is not trusted", remedy="name the issuing authority's file in ca_bundle"
-            ) from error
         except requests.exceptions.ProxyError as error:
             raise TransientError(f"{place}: the proxy cannot be reached", remedy="check `proxy`") from error
         except LOST as error:
+            if untrusted(error):
+                raise ConfigError(
+                    f"{place}: the server's certificate is not trusted", remedy="name the issuing authority's file in ca_bundle"
+                ) from error
             raise TransientError(
                 f"{place}: no answer ({type(error).__name__})", remedy="check the address and the network; the next run tries again"
             ) from error
@@ -140,6 +142,8 @@ class Session(requests.Session):
         place = where or f"{method} {host(url)}"
         response = self.ask(method, url, where=where, **kwargs)
         status = response.status_code
+        if not response.ok:
+            response.close()  # nobody will read it
         if status in (401, 403):
             raise AuthError(f"{place}: {status}", remedy="check the credential and its permissions")
         if status == 429 or status >= 500:
@@ -170,6 +174,11 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
         return max(0.0, (parsedate_to_datetime(header) - now).total_seconds()) if header else None
     except (TypeError, ValueError):
         return None
+
+
+def untrusted(error: Exception) -> bool:
+    """Whether it was the server's certificate; a connection that breaks during TLS is an SSLError too."""
+    return isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
 def host(url: str | bytes) -> str:

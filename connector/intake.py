@@ -13,6 +13,7 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from connector.api import Entity, Since, Source
 from connector.engine import Engine, quoted
@@ -24,6 +25,8 @@ from connector.state import Mark
 from connector.store import share, write_parquet
 
 BY_ID_OR_NAME: Final = frozenset({"accounts", "contacts", "owners", "products"})
+#: tables of which a read gives all rows of each parent it names: what it does not repeat is gone
+WHOLE: Final = {"stage_entries": ("deal_id",)}
 FORMAT: Final = 1  # raise it when what is stored of an entity changes: the next run then reads everything anew
 
 
@@ -77,7 +80,6 @@ class Intake:
         what = f"{named.name}.{entity.name}"
         scratch = self.folder / "scratch"
         target = self.folder / named.name / f"{entity.name}.parquet"
-        full = since.watermark is None or not entity.incremental or result.full
         counts = {"rows_read": 0, "inserted": 0, "updated": 0, "deleted": 0}
         with normalise(
             entity,
@@ -86,8 +88,10 @@ class Intake:
             scratch=scratch,
             zone=self.zone,
             overrides=own,
+            like=pq.read_schema(base) if base is not None and since.watermark else None,
             progress=lambda done, total: self.progress(what, done, total),
         ) as result:
+            full = since.watermark is None or not entity.incremental or result.full
             if result.unchanged and base is not None:
                 mode = "unchanged"
             else:
@@ -134,7 +138,7 @@ class Intake:
             engine.parquet("base", [base])
             key = _key(engine, entity, "base")
             engine.table("removed", pa.table({"id": pa.array(removed, pa.string())}))
-            match = " and ".join(f"b.{quoted(name)} is not distinct from f.{quoted(name)}" for name in key)
+            match = " and ".join(f"b.{quoted(name)} is not distinct from f.{quoted(name)}" for name in WHOLE.get(entity.name, key))
             reader = engine.stream(
                 f"select * from base b where not exists (select 1 from fresh f where {match}) "
                 f"and not exists (select 1 from removed r where r.id = b.{quoted(key[0])}) "

@@ -7,22 +7,29 @@ days are integers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import chain
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 
-from connector.assemble import Assembled, statement, text
+from connector.assemble import Assembled
 from connector.changes import compare
 from connector.config import ModelConfig
-from connector.definitions import FORMULAS, TABLES, Formula, TableInfo, described, words
+from connector.definitions import TABLES, Column, TableInfo, described, words
 from connector.engine import Engine
+from connector.formulas import FORMULAS, Formula
+from connector.metrics_page import metrics_page
 from connector.model import MONEY
+from connector.own_metrics import add_to_dimensions, check_own, own_kpis, own_label
 from connector.periods import EPOCH, FIRST_DAY, LAST_DAY, Window, calendar_windows, day_number, lead_windows, period_windows
+from connector.quality import PLAUSIBLE_DAYS, findings
+from connector.statements import statement, text
+
+__all__ = ["Tables", "compute", "metrics_page"]
 
 #: table → (column of deal_facts, column that orders its values, order of the rows)
 DIMENSIONS: Final = {
@@ -37,6 +44,27 @@ DIMENSIONS: Final = {
     "by_lead_source": ("lead_source", "lead_source", "m.revenue desc, m.value"),
     "by_size": ("size_bucket", "size_order", "m.place, m.value"),
 }
+DIMENSION_COLUMNS: Final = {table.removeprefix("by_"): column for table, (column, _, _) in DIMENSIONS.items()}
+QUALITY: Final = {
+    "finding": pa.string(),
+    "severity": pa.string(),
+    "table": pa.string(),
+    "rows": pa.int64(),
+    "example_ids": pa.string(),
+    "example_url": pa.string(),
+    "effect": pa.string(),
+    "code": pa.string(),
+}
+DEFINITIONS: Final = {
+    "name": pa.string(),
+    "kind": pa.string(),
+    "label": pa.string(),
+    "definition": pa.string(),
+    "formula": pa.string(),
+    "basis": pa.string(),
+    "rows_left_out": pa.int64(),
+}
+NO_OWN: Final = "select '' as metric, 'period' as kind, '' as name, 0 as back, cast(null as double) as value, 0 as rows_used, 0 as rows_left_out where 1 = 0"
 RATES: Final = ("win_rate", "average_deal_size", "sales_cycle_days", "sales_velocity", "sales_velocity_closed")
 
 
@@ -55,7 +83,7 @@ class Tables:
 STEPS: Final = (
     ("daily", "undated", "cycle_counts", "flows", "window_customers", "cycle_medians", "window_money", "lifespan"),
     ("stage_reach", "stage_furthest", "stage_days", "stage_percentiles", "stall_limits"),
-    ("stock", "measures"),
+    ("stock", "measures", "spans"),
     ("stage_conversion", "stalled_deals", "follow_ups", "pipeline_balance"),
     ("lead_quality", "lead_targets", "product_mix", "forecast", "customers"),
 )
@@ -69,6 +97,7 @@ def compute(
     `assembled` is what `assemble` returned for this engine. `memories` are the Parquet files that former runs made of the relation
     `deal_memory`, oldest first; the last one is the previous run's.
     """
+    check_own(engine, model, DIMENSION_COLUMNS)
     _settle(engine, assembled, model, locale)
     for name in chain(*STEPS):
         engine.store(name, statement(name))
@@ -76,13 +105,17 @@ def compute(
             engine.store("constants", "select p.*, l.lifespan_years from params p cross join lifespan l")
         if name == "stall_limits":
             engine.view("open_deals", statement("open_deals"))
-    _kpis(engine)
-    _by(engine, words(locale)["none"])
-    compare(engine, memories, assembled.at, assembled.currency, model.fiscal_year_start, words(locale)["none"])
+    said = words(locale)
+    _kpis(engine, model)
+    _by(engine, model, said["none"])
+    compare(engine, memories, assembled.at, assembled.currency, model.fiscal_year_start, said["none"])
+    _values(engine, "data_quality", QUALITY, findings(engine, assembled, said))
+    _values(engine, "definitions", DEFINITIONS, list(_definitions(engine, assembled, model, said)))
     there = set(engine.tables())
+    own = {metric.name: Column(metric.unit, own_label(metric), metric.description) for metric in model.metrics}
     return Tables(
         assembled.currency,
-        {name: described(name, engine.schema(f"select * from {name}"), locale) for name in TABLES if name in there},
+        {name: described(name, engine.schema(f"select * from {name}"), locale, own) for name in TABLES if name in there},
     )
 
 
@@ -92,7 +125,7 @@ def _settle(engine: Engine, assembled: Assembled, model: ModelConfig, locale: st
     [span] = engine.fetch(
         "select min(created_day) as created, min(closed_day) as first_closed, max(closed_day) as closed from deal_facts"
     ).to_pylist()
-    known = [EPOCH + timedelta(days=day) for day in span.values() if day is not None]
+    known = [EPOCH + timedelta(days=day) for day in span.values() if day is not None and abs(day - day_number(at)) <= PLAUSIBLE_DAYS]
     first, last = min([at, *known]), max([at, *known])
     windows = [
         *period_windows(at, model.fiscal_year_start),
@@ -137,7 +170,10 @@ def _settle(engine: Engine, assembled: Assembled, model: ModelConfig, locale: st
         engine,
         "metric_words",
         {"metric": pa.string(), "label": pa.string(), "unit": pa.string()},
-        [(formula.name, said["metrics"][formula.name]["label"], formula.unit) for formula in FORMULAS],
+        [
+            *((formula.name, said["metrics"][formula.name]["label"], formula.unit) for formula in FORMULAS),
+            *((own.name, own_label(own), own.unit) for own in model.metrics),
+        ],
     )
     _values(engine, "note_words", {"code": pa.string(), "note": pa.string()}, list(said["notes"].items()))
 
@@ -182,28 +218,28 @@ def _windows(windows: list[Window], at: date, days_of_everything: int) -> pa.Tab
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def _kpis(engine: Engine) -> None:
-    engine.store("kpi_values", " union all ".join(_kpi(place, formula) for place, formula in enumerate(FORMULAS)))
+def _kpis(engine: Engine, model: ModelConfig) -> None:
+    """`kpis`: ours, then the admin's own, each in every period with the one before it."""
+    ours = [_kpi(place, formula) for place, formula in enumerate(FORMULAS)]
+    theirs = [f"select {text(own.name)} as metric, o.* from ({own_kpis(own)}) o" for own in model.metrics]
+    engine.store("own_values", " union all ".join(theirs) or NO_OWN)
+    engine.store("kpi_values", " union all ".join(ours) + " union all " + statement("own_kpis"))
     engine.store("kpis", statement("kpis"))
 
 
 def _kpi(place: int, formula: Formula) -> str:
-    """One metric in every period and in the one before it."""
+    """One metric in every period and in the one before it; `reason` is why it may be empty."""
     reasons = "".join(f"when {condition} then {text(code)} " for condition, code in formula.reasons)
-    value = formula.sql()
     return (
         f"select {place} as place, {text(formula.name)} as metric, m.name as period, m.back, m.period_start, m.period_end, m.position, "
-        f"{value} as value, cast({formula.numerator} as double) as numerator, "
+        f"m.is_running, {formula.sql()} as value, cast({formula.numerator} as double) as numerator, "
         f"cast({formula.denominator or 'null'} as double) as denominator, "
         f"cast(coalesce({formula.used}, 0) as bigint) as rows_used, cast(coalesce({formula.left_out}, 0) as bigint) as rows_left_out, "
-        f"case when ({value}) is not null and m.is_running = 1 then 'running' when ({value}) is not null then null "
-        f"{reasons}else null end as note "
-        "from measures m left join measures p on p.kind = m.kind and p.name = m.name and p.back = m.back + 1 cross join constants k "
-        "where m.kind = 'period' and m.back < 2"
-    )
+        f"case {reasons}else 'no_value' end as reason from spans m where m.kind = 'period' and m.back < 2"
+    ).replace("case else 'no_value' end", "'no_value'")
 
 
-def _by(engine: Engine, none: str) -> None:
+def _by(engine: Engine, model: ModelConfig, none: str) -> None:
     for table, (column, order, sort) in DIMENSIONS.items():
         sql = statement("by_dimension").format(
             dimension=column, order=order, sort=sort, none=text(none), name=table.removeprefix("by_"), columns=_columns(("deals",))
@@ -212,6 +248,28 @@ def _by(engine: Engine, none: str) -> None:
     for name in ("month", "quarter"):
         growth = f"{next(f for f in FORMULAS if f.name == 'revenue_growth').sql()} as revenue_growth"
         engine.store(f"by_{name}", statement("by_window").format(name=name, columns=f"{_columns(())},\n  {growth}"))
+    add_to_dimensions(engine, model, DIMENSION_COLUMNS, none)
+
+
+def _definitions(
+    engine: Engine, assembled: Assembled, model: ModelConfig, said: Mapping[str, Any]
+) -> Iterator[tuple[str, str, str, str, str, str, int | None]]:
+    """Rows of `definitions`: every metric, then every table."""
+    left_out = {
+        row["metric"]: row["rows_left_out"]
+        for row in engine.fetch("select metric, rows_left_out from kpis where period = 'all'").to_pylist()
+    }
+    for formula in FORMULAS:
+        metric = said["metrics"][formula.name]
+        basis = said["bases"][formula.basis]
+        yield formula.name, said["kinds"]["metric"], metric["label"], metric["definition"], metric["formula"], basis, left_out[formula.name]
+    for own in model.metrics:
+        basis = said["bases"]["own"].format(table=own.table)
+        yield own.name, said["kinds"]["own"], own_label(own), own.description, own.sql, basis, left_out[own.name]
+    for name in TABLES:
+        table = said["tables"][name]
+        basis = said["stage_bases"][assembled.stage_basis] if name in ("stage_conversion", "stage_entries") else table.get("basis", "")
+        yield name, said["kinds"]["table"], table["title"], table["description"], "", basis, None
 
 
 def _columns(extra: tuple[str, ...]) -> str:

@@ -29,10 +29,12 @@ import pyarrow.compute as pc
 
 from connector import outcome
 from connector.api import UTC, Entity, Page
-from connector.columns import Column, Context, Numbers, Text, column
+from connector.column import Column, Context
+from connector.columns import Text, column
 from connector.engine import Engine, quoted
 from connector.errors import ConfigError, ConnectorError, SourceError, nearest
-from connector.model import DATE, ENTITIES, INSTANT, KEYS, REQUIRED, TEXT, WHEN
+from connector.model import DATE, ENTITIES, KEYS, REQUIRED, TEXT, WHEN
+from connector.number_columns import Numbers
 from connector.raw import Raw
 from connector.spool import ROW, Kind, Spool, as_text, trimmed
 
@@ -48,6 +50,7 @@ class Normalised:
         self.schema = ENTITIES.get(entity.name, pa.schema([]))
         self.watermark: str | None = None
         self.unchanged = False
+        self.full = False
         self.removed: tuple[str, ...] = ()
         self.counts = _Counts(entity.place, spool.row)
         self._spool = spool
@@ -94,11 +97,13 @@ def normalise(
     scratch: Path,
     zone: ZoneInfo = UTC,
     overrides: Mapping[str, str] | None = None,
+    like: pa.Schema | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Normalised:
     """Read `pages` to their end and make them ready to be written.
 
-    `overrides` (`model.fields`) win over `entity.fields`, and over columns found by name. `progress` is told rows read and announced.
+    `overrides` (`model.fields`) win over `entity.fields`, and over columns found by name. `like` is the schema of the last read: a date
+    column without any value keeps its type. `progress` is told rows read and announced.
     Raises SourceError for data that cannot be used as it is, ConfigError for a field map or condition that does not fit.
     """
     spool = Spool(scratch, entity.name, entity.place)
@@ -108,7 +113,7 @@ def normalise(
         spool.close()
         if not result.unchanged:
             result._raw = raw = Raw(entity, spool, engine)  # noqa: SLF001 — the two are one
-            result._table = table = _Table(entity, raw, result, zone)  # noqa: SLF001
+            result._table = table = _Table(entity, raw, result, zone, like)  # noqa: SLF001
             table.map({**_fields(entity, raw, overrides or {}), **(overrides or {})})
             table.choose(removed)
             table.prove()
@@ -129,6 +134,7 @@ def _receive(pages: Iterable[Page], spool: Spool, result: Normalised, progress: 
         total = page.total if page.total is not None else total
         result.watermark = page.watermark if page.watermark is not None else result.watermark
         result.unchanged = result.unchanged or page.unchanged
+        result.full = result.full or page.full
         result.warn(page.warnings)
         removed.update(dict.fromkeys(page.removed, spool.rows))
         if progress:
@@ -151,7 +157,7 @@ def _fields(entity: Entity, raw: Raw, overrides: Mapping[str, str]) -> dict[str,
     elif schema is None:
         fields = {name: name for name in raw.columns}
     else:
-        by_fold = {_fold(name): name for name in reversed(raw.columns)}
+        by_fold = {_fold(name): name for name in reversed(list(raw.columns))}
         fields = {name: by_fold[_fold(name)] for name in schema.names if _fold(name) in by_fold}
     for name in REQUIRED.get(entity.name, ()):
         if name not in fields and name not in overrides:
@@ -188,12 +194,13 @@ class _Mapped:
 class _Table:
     """`map` columns, `choose` rows, let columns `prove` how they read, then `read`."""
 
-    def __init__(self, entity: Entity, raw: Raw, result: Normalised, zone: ZoneInfo) -> None:
+    def __init__(self, entity: Entity, raw: Raw, result: Normalised, zone: ZoneInfo, like: pa.Schema | None) -> None:
         self.entity = entity
         self.raw = raw
         self.result = result
         self.zone = zone
         self.canonical = ENTITIES.get(entity.name)
+        self.types = {field.name: field.type for field in like or ()}
         self.columns: dict[str, _Mapped] = {}
         self.condition = "true"
         self.words: dict[str, str] = {}
@@ -204,7 +211,12 @@ class _Table:
         types = {name: mapped.reader.type for name, mapped in self.columns.items() if mapped.reader}
         if self.canonical is None:
             return pa.schema([pa.field(name, kind) for name, kind in types.items()])
-        return pa.schema([pa.field(each.name, types.get(each.name, each.type)) for each in self.canonical])
+        return pa.schema([pa.field(each.name, types.get(each.name) or self._unseen(each.name) or each.type) for each in self.canonical])
+
+    def _unseen(self, name: str) -> pa.DataType | None:
+        """The type an instant or a date had in the last read."""
+        kind = self.types.get(name)
+        return kind if kind in (DATE, WHEN) and (self.canonical is None or self.canonical.field(name).type == WHEN) else None
 
     def map(self, fields: Mapping[str, str]) -> None:
         for name, written in fields.items():
@@ -218,6 +230,12 @@ class _Table:
                 raise ConfigError("deals: status: no column is mapped to `status` or `stage`", remedy="name one under `fields:`")
             stage = self.columns["stage"]
             self.columns["status"] = _Mapped(stage.sql, stage.shown, stage.kinds)
+
+        if isinstance(self.entity.dates, Mapping):
+            known = [*self.columns, *(mapped.shown for mapped in self.columns.values())]
+            for name in self.entity.dates:
+                if name not in known:
+                    raise ConfigError(f"{self.entity.name}: dates: no column {name!r}; {nearest(name, dict.fromkeys(known))}")
 
     # ── rows ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -254,13 +272,14 @@ class _Table:
                 )
 
     def _refuse_twice(self, keys: Mapping[str, str]) -> None:
-        if not keys:
-            return
+        columns = ", ".join(keys.values())
+        if not keys or not self.raw.rows("1 as twice", self.condition, f"group by hash({columns}) having count(*) > 1 limit 1"):
+            return  # hashes take a tenth of the memory; only if two are equal the ids themselves are compared
         named = ", ".join(f"{sql} as k{index}" for index, sql in enumerate(keys.values()))
         twice = self.raw.rows(
             f"{named}, min({_ROW}) as first, max({_ROW}) as last",
             self.condition,
-            f"group by {', '.join(keys.values())} having count(*) > 1 order by first limit 1",
+            f"group by {columns} having count(*) > 1 order by first limit 1",
         )
         for row in twice:
             shown = ", ".join(f"{self._shown(name)} {row[f'k{index}']!r}" for index, name in enumerate(keys))
@@ -272,7 +291,7 @@ class _Table:
     def _latest(self, keys: Mapping[str, str]) -> str:
         """Pages of an API may overlap: the last record of an id is the one that holds."""
         columns = ", ".join(keys.values())
-        if not self.raw.rows("1 as twice", "true", f"group by {columns} having count(*) > 1 limit 1"):
+        if not self.raw.rows("1 as twice", "true", f"group by hash({columns}) having count(*) > 1 limit 1"):
             return "true"
         return f"{_ROW} in (select max({_ROW}) from {self.raw.table} group by {columns})"
 
@@ -350,10 +369,11 @@ class _Table:
             name=mapped.shown,
             source=self.entity.place,
             row=self.result.counts.row,
-            zone=self.zone,
+            zone=ZoneInfo(self.entity.timezone) if self.entity.timezone else self.zone,
             text=self.entity.text and "text" in kinds,
             counted=bool(kinds) and kinds <= {"whole", "number"},
             locale=self.entity.locale,
+            unseen=self._unseen(name),
             dates=dates if dates is None or isinstance(dates, str) else dates.get(name, dates.get(mapped.shown)),
         )
         return column(kind, context, when=kind == WHEN, share=name in SHARES)

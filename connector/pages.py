@@ -1,4 +1,4 @@
-"""Walking through what an API gives page by page: pagers as frozen values, one iterator for all of them.
+"""Walking through what an API gives page by page: pagers as frozen values, one iterator for all of them, and a budget of calls.
 
 A pager looks at a request and its answer and says the next request, or None at the end. It is pure, so a walk can be stopped, kept
 and taken up again at any request. `walk` adds what every API needs: a cursor that comes back is an error, not an endless loop; an
@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal, Protocol
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal, Protocol, TypeVar
 from urllib.parse import urljoin
 
 from connector.errors import SourceError
 
 Json = Any
+T = TypeVar("T")
+R = TypeVar("R")
 _LINK: Final = re.compile(r'<([^>]*)>\s*;[^,]*\brel="?next"?')
 
 
@@ -189,3 +195,42 @@ def _circle(place: str) -> SourceError:
         f"{place}: the service gave the same page twice; reading on would never end",
         remedy="run again; if it stays, report it to the service",
     )
+
+
+def side_by_side(work: Callable[[T], R], tasks: Iterable[T], workers: int) -> Iterator[R]:
+    """The results of independent tasks in their order, `workers` at a time and not far ahead of who reads them."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="read")
+    waiting: deque[Future[R]] = deque()
+    try:
+        for task in tasks:
+            waiting.append(pool.submit(work, task))
+            while waiting and (waiting[0].done() or len(waiting) > 2 * workers):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class Pace:
+    """Keeps calls within a budget of so many per window. Safe to share between threads; `calls` may be changed while it runs."""
+
+    def __init__(self, calls: int, seconds: float, *, now: Callable[[], datetime], sleep: Callable[[float], None]) -> None:
+        self.calls = calls
+        self._window = timedelta(seconds=seconds)
+        self._now = now
+        self._sleep = sleep
+        self._stamps: deque[datetime] = deque()
+        self._lock = threading.Lock()
+
+    def wait(self) -> None:
+        """Return when one more call is within the budget."""
+        with self._lock:
+            at = self._now()
+            while self._stamps and at - self._stamps[0] >= self._window:
+                self._stamps.popleft()
+            if len(self._stamps) >= self.calls:
+                due = self._stamps[len(self._stamps) - self.calls] + self._window
+                self._sleep((due - at).total_seconds())
+                at = max(due, self._now())
+            self._stamps.append(at)

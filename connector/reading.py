@@ -91,25 +91,22 @@ def number(text: str) -> Written | None:
         if not _SPACED.match(body):
             return None
         body = _SPACE.sub("", body)
+    around = [*((False, token) for token in _AROUND.findall(before)), *((True, token) for token in _AROUND.findall(after))]
     signs, scale, percent, currency = 0, 0, False, None
-    tokens = [*_AROUND.findall(before), "#", *_AROUND.findall(after)]
-    opened = ")" in tokens
-    if tokens.count("(") != tokens.count(")") or tokens.count("(") > 1 or (opened and tokens.index("(") > tokens.index(")")):
+    opened = (False, "(") in around
+    if opened != ((True, ")") in around):
         return None
-    behind = False
-    for mark in tokens:
-        if mark == "#":
-            behind = True
-        elif mark in "()+":
+    for behind, token in around:
+        if (behind, token) in ((False, "("), (True, ")"), (False, "+")):
             continue
-        elif mark in "-−":
+        if token in "-−":  # noqa: S105 — a sign, not a secret
             signs += 1
-        elif mark == "%" and behind and not percent:
+        elif token == "%" and behind and not percent:  # noqa: S105 — a sign, not a secret
             percent = True
-        elif behind and not scale and mark.casefold() in SCALES:
-            scale = SCALES[mark.casefold()]
-        elif currency is None and is_currency(mark):
-            currency = mark
+        elif behind and not scale and token.casefold() in SCALES:
+            scale = SCALES[token.casefold()]
+        elif currency is None and is_currency(token):
+            currency = token
         else:
             return None
     if signs + opened > 1 or (percent and (scale or currency)):
@@ -124,7 +121,7 @@ def is_currency(token: str) -> bool:
 def currency_code(sign: str, locale: str | None) -> str:
     """ISO 4217 code of a sign or code; a shared sign is the locale's own currency where that uses it."""
     if sign in SHARED_SIGNS and locale and (own := _own_currency(locale)) and CURRENCY_SIGNS[sign] != own:
-        symbol = Locale.parse(locale).currency_symbols.get(own, own)
+        symbol = known_locale(locale).currency_symbols.get(own, own)
         if symbol.casefold() == sign.casefold():
             return own
     return CURRENCY_SIGNS.get(sign, sign.upper())
@@ -137,7 +134,7 @@ def _codes() -> frozenset[str]:
 
 @cache
 def _own_currency(locale: str) -> str | None:
-    territory = Locale.parse(locale).territory
+    territory = known_locale(locale).territory
     current = get_territory_currencies(territory) if territory else []
     return current[0] if current else None
 
@@ -170,12 +167,13 @@ _TIME: Final = (
 )
 _YEAR_FIRST: Final = re.compile(rf"(\d{{4}})([-/.])(\d{{1,2}})\2(\d{{1,2}}){_TIME}", re.IGNORECASE)
 _YEAR_LAST: Final = re.compile(rf"(\d{{1,2}})([-/.])(\d{{1,2}})\2(\d{{4}}){_TIME}", re.IGNORECASE)
+_CJK: Final = re.compile(rf"(\d{{4}})[年년]\s*(\d{{1,2}})[月월]\s*(\d{{1,2}})[日일]{_TIME}", re.IGNORECASE)
+_WEEKDAY: Final = r"(?:[^\W\d_]+,\s*)?"
+_MONTH_NAME: Final = r"([^\W\d_]+)\.?"
 _DAY_NAMED: Final = re.compile(
-    rf"(?:[^\W\d_]+,\s*)?(\d{{1,2}})(?:st|nd|rd|th|\.)?[\s-]*([^\W\d_]+)\.?,?[\s-]*(\d{{4}}){_TIME}", re.IGNORECASE
+    rf"{_WEEKDAY}(\d{{1,2}})(?:st|nd|rd|th|er|[.º])?(?:\s+de\s+|[\s-]*){_MONTH_NAME}(?:\s+de\s+|,?[\s-]*)(\d{{4}}){_TIME}", re.IGNORECASE
 )
-_MONTH_NAMED: Final = re.compile(
-    rf"(?:[^\W\d_]+,\s*)?([^\W\d_]+)\.?[\s-]*(\d{{1,2}})(?:st|nd|rd|th)?(?:,\s*|\s+|-)(\d{{4}}){_TIME}", re.IGNORECASE
-)
+_MONTH_NAMED: Final = re.compile(rf"{_WEEKDAY}{_MONTH_NAME}[\s-]*(\d{{1,2}})(?:st|nd|rd|th)?(?:,\s*|\s+|-)(\d{{4}}){_TIME}", re.IGNORECASE)
 _MONTH: Final = re.compile(r"(\d{4})-(\d{2})")
 _NAMED_MONTH: Final = re.compile(r"([^\W\d_]+)\.?[\s-]+(\d{4})")
 #: a month without a day reads as its first day, where a date is wanted
@@ -208,6 +206,8 @@ def when(text: str, locale: str | None = None) -> When | None:
         clock = match.groups()[4:]
         readings = When(_moment(match[4], match[3], match[1], clock), _moment(match[4], match[1], match[3], clock))
         return readings if readings.day_first or readings.month_first else None
+    if match := _CJK.fullmatch(text):
+        return _same(_moment(match[1], match[2], match[3], match.groups()[3:]))
     if match := _DAY_NAMED.fullmatch(text):
         return _same(_moment(match[3], months(locale).get(match[2].casefold()), match[1], match.groups()[3:]))
     if match := _MONTH_NAMED.fullmatch(text):
@@ -266,7 +266,7 @@ def months(locale: str | None) -> dict[str, int]:
     """Month names and their abbreviations, casefolded, in English and the locale's language."""
     names = {"sept": 9}
     for language in dict.fromkeys(["en", *([locale] if locale else [])]):
-        tables = Locale.parse(language.replace("-", "_")).months
+        tables = known_locale(language).months
         for context in ("format", "stand-alone"):
             for width in ("wide", "abbreviated"):
                 names.update({name.rstrip(".").casefold(): month for month, name in tables[context][width].items()})

@@ -26,7 +26,7 @@ from connector.model import TEXT
 
 Kind = Literal["text", "whole", "number", "boolean", "date", "instant"]
 ROW: Final = "·row"
-ROWS_PER_GROUP: Final = 60_000
+ROWS_PER_GROUP: Final = 30_000
 _KINDS: Final[dict[type, Kind]] = {
     str: "text", bool: "boolean", int: "whole", float: "number", Decimal: "number", datetime: "instant", date: "date"
 }  # fmt: skip

@@ -20,7 +20,7 @@ from charset_normalizer import from_bytes
 
 from connector.errors import ConfigError, SourceError
 
-BLOCK: Final = 4 << 20
+BLOCK: Final = 1 << 20
 LONGEST_LINE: Final = 1 << 20
 DELIMITERS: Final = (",", ";", "\t", "|")
 _NAMES: Final = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}

@@ -12,12 +12,14 @@ from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import ClassVar, Final, Literal, Protocol
+from typing import Annotated, ClassVar, Final, Literal, Protocol
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from babel import Locale, UnknownLocaleError
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from connector.api import Entity, Finding, Location, Model, NetworkConfig, Page, Record, Since
 from connector.errors import ConnectorError, SourceError, TransientError, nearest
@@ -54,7 +56,9 @@ class FileTable(Model):
         {}, description="Words of the status (or stage) column that mean won and lost; everything else is open."
     )
     where: str | None = Field(None, description="SQL condition over source columns; other rows are left out.")
-    on_bad_value: Literal["error", "null"] = Field("error", description="A value that cannot be read stops the run, or is left empty.")
+    on_bad_value: Literal["error", "null"] | None = Field(
+        "error", description="`error`: a value that cannot be read stops the run; `null`: it is left empty and counted."
+    )
     key: str | tuple[str, ...] = Field((), description="Source column(s) that name a row, where it is not the canonical id.")
     header: int = Field(1, ge=1, description="Row of the column names.")
     encoding: str | None = Field(None, description="Encoding of a CSV file, e.g. cp1252; found out unless given.")
@@ -98,9 +102,20 @@ class FileTable(Model):
         return self
 
 
+class _ShortForm:
+    """Tells editors that a plain string, the path, will do for a table."""
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{"type": "string", "description": "Path, glob or https address."}, handler(core)]}
+
+
 class FilesConfig(NetworkConfig):
+    """Tables in files: exports, finance sheets and anything without an API."""
+
     type: Literal["files"] = "files"
-    tables: Mapping[str, FileTable] = Field(min_length=1, description="Table → where it is. A canonical name joins the canonical model.")
+    tables: Mapping[str, Annotated[FileTable, _ShortForm()]] = Field(
+        min_length=1, description="Table → where it is. A canonical name joins the canonical model."
+    )
 
     @model_validator(mode="after")
     def _known_fields(self) -> FilesConfig:
@@ -147,7 +162,7 @@ class FilesSource:
                 locale=table.locale,
                 status={str(outcome): words for outcome, words in table.status.items()},
                 where=table.where,
-                on_bad_value=table.on_bad_value,
+                on_bad_value=table.on_bad_value or "null",  # in YAML a bare null is no text
             )
             for name, table in self._config.tables.items()
         )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from decimal import Decimal
-from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final, TextIO
 
 from connector.api import Record
 from connector.errors import SourceError
@@ -42,7 +42,8 @@ class JsonFile:
 
 def open_json(path: Path, name: str, *, lines: bool) -> JsonFile:
     """Raises SourceError when the file does not begin as a list of objects."""
-    columns = dict.fromkeys(column for record in islice(_records(path, name, lines=lines), PEEKED) for column in _columns(record))
+    with closing(_records(path, name, lines=lines)) as records:
+        columns = dict.fromkeys(column for record in islice(records, PEEKED) for column in _columns(record))
     return JsonFile(path, name, lines, tuple(columns))
 
 
@@ -54,18 +55,18 @@ def _columns(record: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
-def _records(path: Path, name: str, *, lines: bool) -> Iterator[Record]:
+def _records(path: Path, name: str, *, lines: bool) -> Generator[Record, None, None]:
     with path.open("rb") as file:
         encoding = json.detect_encoding(file.read(4))
-        file.seek(0)
+    with path.open(encoding=encoding, newline="\n") as text:
         try:
-            yield from _line_records(file, name, encoding) if lines else _Text(file, name, encoding).records()
+            yield from _line_records(text, name) if lines else _Text(text, name).records()
         except UnicodeDecodeError as error:
             raise SourceError(f"{name}: not {encoding}, as JSON must be", remedy="save it as UTF-8") from error
 
 
-def _line_records(file: BinaryIO, name: str, encoding: str) -> Iterator[Record]:
-    for number, line in enumerate(_lines(TextIOWrapper(file, encoding), name), 1):
+def _line_records(file: TextIO, name: str) -> Iterator[Record]:
+    for number, line in enumerate(_lines(file, name), 1):
         if not line.strip():
             yield {}
             continue
@@ -80,7 +81,7 @@ def _line_records(file: BinaryIO, name: str, encoding: str) -> Iterator[Record]:
         yield record
 
 
-def _lines(file: TextIOWrapper, name: str) -> Iterator[str]:
+def _lines(file: TextIO, name: str) -> Iterator[str]:
     number = 0
     while line := file.readline(LONGEST_LINE):
         number += 1
@@ -95,8 +96,8 @@ def _lines(file: TextIOWrapper, name: str) -> Iterator[str]:
 class _Text:
     """JSON text of any length; only what is being decoded is in memory."""
 
-    def __init__(self, file: BinaryIO, name: str, encoding: str) -> None:
-        self._file = TextIOWrapper(file, encoding)
+    def __init__(self, file: TextIO, name: str) -> None:
+        self._file = file
         self._name = name
         self._decoder = json.JSONDecoder(parse_float=Decimal)
         self._buffer = ""

@@ -65,7 +65,7 @@ class SalesforceConfig(NetworkConfig):
 class SalesforceSource:
     """One org. Whatever is asked once about it (sign-in, objects, labels) is remembered for the run."""
 
-    Config: ClassVar = SalesforceConfig
+    Config: ClassVar[type[SalesforceConfig]] = SalesforceConfig
 
     def __init__(self, config: SalesforceConfig, session: Session) -> None:
         self.config = config

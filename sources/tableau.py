@@ -16,14 +16,16 @@ from datetime import date, datetime
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Final, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from connector import reading
 from connector.api import Entity, Finding, Model, NetworkConfig, Page, PluginConfig, Since
 from connector.auth.tableau import Access, Connection, Refused
-from connector.errors import AuthError, ConnectorError, SourceError
+from connector.errors import AuthError, ConfigError, ConnectorError, SourceError
 from connector.http import Session
 from connector.model import ENTITIES
 from sources import tableau_typed as typed
@@ -53,13 +55,38 @@ class View(Model):
     max_age: int = Field(1, ge=1, le=240, description="Oldest cached result to accept, in minutes.")
     columns: tuple[str, ...] | Mapping[str, str | None] = Field((), description="For `vds`: fields to ask for, or field: function (SUM …).")
     extract_table: str | None = Field(None, description="For `extract`: the table, where the extract has several.")
-    locale: str | None = Field(None, description="How numbers and dates are written in the view, e.g. en_US or de_DE.")
-    dates: str | None = Field(None, description="Date pattern (%m/%d/%Y), or day-first or month-first.")
+    locale: str | None = Field(None, description="How numbers and month names are written in the view, e.g. en_US or de_DE.")
+    dates: str | Mapping[str, str] | None = Field(
+        None, description="How dates are written: iso, day-first, month-first or a pattern such as %m/%d/%Y; or column → one of these."
+    )
+    timezone: str | None = Field(None, description="Zone of the view's date-times, which name none, e.g. UTC; the flow's unless given.")
     totals: Literal["keep", "drop"] | None = Field(None, description="What to do with rows that look like totals and do not prove it.")
     null_text: bool = Field(False, description="Read the text Null as missing in text columns too.")
-    fields: Mapping[str, str] = Field({}, description="Canonical column: column of the view, or SQL expression over its columns.")
-    status: Mapping[str, tuple[str, ...]] = Field({}, description="won and lost: the values that mean it; everything else is open.")
-    where: str | None = Field(None, description="SQL condition over the view's columns.")
+    fields: Mapping[str, str] = Field({}, description="Canonical column: column of the view, or a SQL expression over its columns.")
+    status: dict[Literal["won", "lost"], tuple[str, ...]] = Field(
+        {}, description="Words of the status (or stage) column that mean won and lost; everything else is open."
+    )
+    where: str | None = Field(None, description="SQL condition over the view's columns; other rows are left out.")
+    on_bad_value: Literal["error", "null"] = Field("error", description="A value that cannot be read stops the run, or is left empty.")
+    key: tuple[str, ...] = Field((), description="Column(s) that name a row, where it is not the canonical id.")
+
+    @field_validator("locale")
+    @classmethod
+    def _known_locale(cls, value: str | None) -> str | None:
+        try:
+            reading.known_locale(value) if value else None
+        except ConfigError as error:
+            raise ValueError(f"{error}: {error.remedy}") from error
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_timezone(cls, value: str | None) -> str | None:
+        try:
+            ZoneInfo(value) if value else None
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError(f"there is no time zone {value!r}; a name such as UTC or Europe/Berlin") from error
+        return value
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -92,7 +119,7 @@ class TableauConfig(NetworkConfig, Access):
 
 
 class TableauSource:
-    """Signed in from the first read until the last, once for all views."""
+    """Reads views and published data sources whole; signed in from the first read until the last."""
 
     Config: ClassVar[type[PluginConfig]] = TableauConfig
 
@@ -111,8 +138,11 @@ class TableauSource:
                 text=view.mode in ("view", "crosstab"),
                 dates=view.dates,
                 locale=view.locale,
-                status=view.status,
+                status={str(outcome): words for outcome, words in view.status.items()},
                 where=view.where,
+                on_bad_value=view.on_bad_value,
+                key=view.key,
+                timezone=view.timezone,
             )
             for view in self._views.values()
         )

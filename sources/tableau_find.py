@@ -9,12 +9,10 @@ from urllib.parse import unquote, urlsplit
 
 import tableauserverclient as tsc
 
-from connector.auth.tableau import Connection, Refused
+from connector.auth.tableau import UNFILTERABLE, Connection, Refused
 from connector.errors import AuthError, ConfigError, SourceError, nearest
 
 LUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-#: filters of lists cannot escape these, so the server is asked with a wildcard and we compare
-UNFILTERABLE: Final = re.compile(r"[,:&\[\]*]+")
 URL_NAMES: Final = re.compile(r"[\w-]+/[\w-]+")
 SHEETS: Final = "query($luid: String) { dashboards(filter: {luid: $luid}) { sheets { name luid } } }"
 ABOVE: Final = "query($luid: String) { sheets(filter: {luid: $luid}) { upstreamDatasources { name ... on PublishedDatasource { luid } } } }"
@@ -72,8 +70,8 @@ def find_datasource(connection: Connection, wanted: str) -> str:
     if LUID.fullmatch(wanted):
         return wanted
     *projects, name = (part.strip() for part in wanted.strip("/").split("/"))
-    options = _options({"name": name, "projectName": projects[-1] if projects else ""})
-    listed = connection.all(what, lambda server: server.datasources, options)
+    filters = {"name": name, "projectName": projects[-1] if projects else ""}
+    listed = connection.all(what, lambda server: server.datasources, filters)
     found = [item for item in listed if item.name == name and (not projects or item.project_name == projects[-1])]
     if not found:
         raise _hidden(connection, what, "", "a data source inside a workbook cannot be read: publish it on its own")
@@ -89,7 +87,7 @@ def datasource_of(connection: Connection, wanted: str) -> str:
     sheets = _graph(connection, f"view {wanted!r}", ABOVE, view).get("sheets", [])
     above = {source["luid"]: source["name"] for sheet in sheets for source in sheet["upstreamDatasources"] if source.get("luid")}
     if len(above) == 1:
-        return next(iter(above))
+        return str(next(iter(above)))
     raise SourceError(
         f"view {wanted!r} draws from {len(above) or 'no'} published data source{'s' if len(above) != 1 else ''}"
         + (f": {', '.join(sorted(above.values()))}" if above else ""),
@@ -116,9 +114,7 @@ def _address(connection: Connection, wanted: str) -> str:
 
 def _views(connection: Connection, what: str, filters: Mapping[str, str], name: str | None = None) -> list[tsc.ViewItem]:
     """The visible views that pass the filters, and are called `name` to the letter."""
-    options = _options(filters)
-    options.all_fields = True  # brings the sheet type
-    found = [item for item in connection.all(what, lambda server: server.views, options) if name in (None, item.name)]
+    found = [item for item in connection.all(what, lambda server: server.views, filters) if name in (None, item.name)]
     workbook = filters.get("workbookName", "")
     if UNFILTERABLE.search(workbook):
         names = {item.workbook_id: _workbook_name(connection, what, item.workbook_id) for item in found}
@@ -128,15 +124,6 @@ def _views(connection: Connection, what: str, filters: Mapping[str, str], name: 
 
 def _workbook_name(connection: Connection, what: str, luid: str | None) -> str | None:
     return connection.ask(what, lambda server: server.workbooks.get_by_id(luid or "")).name
-
-
-def _options(filters: Mapping[str, str]) -> tsc.RequestOptions:
-    options = tsc.RequestOptions()
-    for name, value in filters.items():
-        if value:
-            text = value if name == "contentUrl" else UNFILTERABLE.sub("*", value)
-            options.filter.add(tsc.Filter(name, tsc.RequestOptions.Operator.Equals, text))
-    return options
 
 
 def _members(connection: Connection, view: tsc.ViewItem) -> list[str]:

@@ -6,7 +6,6 @@ is undone here: repeated headers, Measure Names beside Measure Values, totals am
 
 from __future__ import annotations
 
-import codecs
 import csv
 import json
 import re
@@ -83,11 +82,13 @@ class Export:
             raise self._broken(error) from error
 
     def _has_rows(self) -> bool:
-        with self.file.open("rb") as lines:
-            head = lines.read(len(codecs.BOM_UTF8) + BLOCK)
-        rows = csv.reader(head.decode("utf-8-sig", "replace").splitlines(keepends=True))
-        next(rows, None)
-        return next(rows, None) is not None
+        with self.file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
+            rows = csv.reader(lines)
+            try:
+                next(rows, None)
+                return next(rows, None) is not None
+            except csv.Error:  # a very long cell is still a row
+                return True
 
     def _broken(self, error: Exception) -> SourceError:
         reason = str(error).split("\n")[0][:200]

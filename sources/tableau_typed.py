@@ -7,6 +7,7 @@ import json
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -267,17 +268,29 @@ def extract(connection: Connection, what: str, luid: str, wanted: str | None, fo
             ) from refusal
         raise connection.error(what, refusal) from refusal
     file = _hyper(package, what, folder)
-    table = _one_table(pantab.libpantab.get_table_names(str(file)), wanted, what)
+    with _readable(what):
+        names = pantab.libpantab.get_table_names(str(file))
+    table = _one_table(names, wanted, what)
     quoted = ".".join(f'"{part.replace(chr(34), chr(34) * 2)}"' for part in table)
-    total = pantab.frame_from_hyper_query(file, f"select count(*) from {quoted}", return_type="pyarrow").column(0)[0].as_py()
-    stream = pantab.frame_from_hyper_query(file, f"select * from {quoted}", return_type="stream", chunk_size=ROWS)
-    reader = pa.RecordBatchReader.from_stream(stream)
-    sent = 0
-    for batch in reader:
-        sent += batch.num_rows
-        yield batch, total
-    if not sent:
-        yield pa.RecordBatch.from_pylist([], reader.schema), total
+    with _readable(what):
+        total = pantab.frame_from_hyper_query(file, f"select count(*) from {quoted}", return_type="pyarrow").column(0)[0].as_py()
+        stream = pantab.frame_from_hyper_query(file, f"select * from {quoted}", return_type="stream", chunk_size=ROWS)
+        reader = pa.RecordBatchReader.from_stream(stream)
+        for batch in reader:
+            yield batch, total
+        if not total:
+            yield pa.RecordBatch.from_pylist([], reader.schema), total
+
+
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, pa.ArrowException) as error:
+        reason = str(error).split("\n")[0][:200]
+        raise SourceError(
+            f"{what}: does not read as an extract: {reason}", remedy="refresh the extract in Tableau, or use `mode: vds`"
+        ) from error
 
 
 def _hyper(package: Path, what: str, folder: Path) -> Path:

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 from connector.auth.aadsts import explained, in_text, refused
 from connector.auth.tokens import SecretFile
 from connector.errors import AuthError, ConfigError, TransientError
-from connector.http import LOST, Session
+from connector.http import LOST, Session, untrusted
 
 LOG: Final = logging.getLogger("connector.auth")
 EARLY: Final = timedelta(minutes=5)
@@ -155,7 +155,7 @@ class MicrosoftSignIn:
         self._proof = proof
         self._tenant = tenant
         self._client_id = client_id
-        self._authority = f"{authority.rstrip('/')}/{tenant}"
+        self._authority = authority.rstrip("/") + ("" if urlsplit(authority).path.strip("/") else f"/{tenant}")
         self._resource = resource.rstrip("/")
         self._token: str | None = None
         self._until: datetime | None = None
@@ -203,6 +203,7 @@ class MicrosoftSignIn:
             prompt(str(flow["message"]))
             patience = float(flow["expires_in"])
             while True:
+                flow.pop("latest_attempt_at", None)  # msal's own clock; ours keeps the interval
                 answer = self._app.acquire_token_by_device_flow(flow, exit_condition=lambda _: True)
                 if answer.get("error") not in ("authorization_pending", "slow_down") or patience <= 0:
                     break
@@ -242,12 +243,7 @@ class MicrosoftSignIn:
 
     def _acquire(self, *, fresh: bool, claims: str | None) -> Mapping[str, Any]:
         with self._file.locked(), self._translated():
-            kept = self._file.read()
-            try:
-                self._cache.deserialize(kept or "{}")
-            except ValueError:
-                LOG.warning("%s: the token cache was damaged and is made anew", self.place)
-                self._cache.deserialize("{}")
+            self._cache.deserialize(self._kept_tokens())
             self._cache.has_state_changed = False
             try:
                 answer = self._ask(fresh, claims)
@@ -257,6 +253,16 @@ class MicrosoftSignIn:
         if "access_token" not in answer:
             raise refused(answer, self.place)
         return answer
+
+    def _kept_tokens(self) -> str:
+        kept = self._file.read()
+        try:
+            whole = isinstance(json.loads(kept or "{}"), dict)
+        except ValueError:
+            whole = False
+        if not whole:
+            LOG.warning("%s: the token cache was damaged and is made anew", self.place)
+        return kept if kept and whole else "{}"
 
     def _ask(self, fresh: bool, claims: str | None) -> Mapping[str, Any]:
         match self._proof:
@@ -327,7 +333,11 @@ class _Wire:
         self._place = place
 
     def get(self, url: str, **kwargs: Any) -> requests.Response:
-        return self._send("GET", url, **kwargs)
+        """Raises what the answer says, which msal would not pass on: there is no such tenant, for one."""
+        response = self._send("GET", url, **kwargs)
+        if 400 <= response.status_code < 500 and (found := in_text(response.text)):
+            raise explained(found, "", self._place)
+        return response
 
     def post(self, url: str, **kwargs: Any) -> requests.Response:
         for attempt in range(1, TRIES + 1):
@@ -370,7 +380,7 @@ class _Translated:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         place = self._place
         match error:
-            case requests.exceptions.SSLError():
+            case requests.RequestException() if untrusted(error):
                 raise ConfigError(
                     f"{place}: the certificate of the server is not trusted", remedy="name its authority in ca_bundle"
                 ) from None

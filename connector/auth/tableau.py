@@ -18,7 +18,7 @@ import json
 import logging
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn, Self, TypeVar, cast
@@ -47,6 +47,8 @@ DEAD_SESSION: Final = "401002"
 DOWNLOADS: Final = 4
 BLOCK: Final = 1 << 16
 PAGE_SIZE: Final = 1000
+#: filters of lists cannot escape these
+UNFILTERABLE: Final = re.compile(r"[,:&\[\]*]+")
 
 Answer = TypeVar("Answer")
 
@@ -167,8 +169,18 @@ class Connection:
                 raise self._ended(what) from refusal
             raise
 
-    def all(self, what: str, endpoint: Callable[[tsc.Server], Any], options: tsc.RequestOptions) -> list[Any]:
-        """Everything a list has, by pages; raises SourceError when there is less than was announced."""
+    def all(self, what: str, endpoint: Callable[[tsc.Server], Any], filters: Mapping[str, str] | None = None) -> list[Any]:
+        """Everything a list has that may pass the filters (field: value), by pages, with every attribute.
+
+        A value with signs that filters cannot say is asked for with a wildcard: compare what comes. Raises SourceError when there is less
+        than was announced.
+        """
+        options = tsc.RequestOptions(pagesize=PAGE_SIZE)  # type: ignore[no-untyped-call]
+        options.all_fields = True
+        for name, value in (filters or {}).items():
+            if value:
+                text = value if name == "contentUrl" else UNFILTERABLE.sub("*", value)
+                options.filter.add(tsc.Filter(name, tsc.RequestOptions.Operator.Equals, text))  # type: ignore[no-untyped-call]
 
         def question(server: tsc.Server) -> list[Any]:
             totals: list[int] = []
@@ -178,7 +190,6 @@ class Connection:
                 totals.append(pagination.total_available or 0)
                 return items, pagination
 
-            options.pagesize = PAGE_SIZE
             items: list[Any] = list(tsc.Pager(cast("Any", page), options))
             if len(items) != totals[-1]:
                 raise SourceError(
@@ -195,7 +206,7 @@ class Connection:
         """
 
         def question(server: tsc.Server) -> requests.Response:
-            address = self.access.address + path if path.startswith("/") else f"{server.baseurl}/sites/{server.site_id}/{path}"
+            address = server.server_address + path if path.startswith("/") else f"{server.baseurl}/sites/{server.site_id}/{path}"
             headers = {"X-Tableau-Auth": server.auth_token}
             response = self.session.request(method, address, headers=headers, allow_redirects=False, **how)
             if not response.ok or response.is_redirect:
@@ -241,6 +252,8 @@ class Connection:
         try:
             info = self._translated("server version", server.server_info.get)
         except Refused as refusal:
+            if refusal.status == 429 or refusal.status >= 500:
+                raise self.error("server version", refusal) from refusal
             raise ConfigError(
                 f"{self.place}: does not tell its version ({refusal})",
                 remedy="check `server`; behind a gateway that hides it, set `api_version`, e.g. 3.21",

@@ -84,6 +84,7 @@ class Company:
         self.quotas: list[Quota] = []
         self.rates: list[Rate] = []
         self.customers: set[int] = set()
+        self.absorbed: dict[int, list[int]] = {}  # deal -> the deals merged into it
         self.deals_per_day = deals_per_day
         self.leads_per_day = leads_per_day
         self.agenda: list[life.Event] = []
@@ -231,6 +232,7 @@ class Company:
 
     def merge_deals(self, winner: Deal, loser: Deal) -> None:
         loser.merged_into = winner.n
+        self.absorbed.setdefault(winner.n, []).extend([loser.n, *self.absorbed.pop(loser.n, [])])
         self.delete(loser)
         self.touch(winner)
 
@@ -282,7 +284,7 @@ class Company:
             deal=deal.n if deal else None,
             lead=lead.n if lead else None,
             owner=owner,
-            due_at=due_at,
+            due_at=due_at.replace(microsecond=0),
             created_at=self.now,
             modified_at=self.now,
         )

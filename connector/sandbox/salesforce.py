@@ -10,27 +10,29 @@ The server's clock is the company's. What a test may turn is in `Setup`; caps ar
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from email.utils import format_datetime
 from typing import Any, Final, Literal
+from urllib.parse import urlencode
 
 import jwt
 
 from connector.sandbox.company import Company
-from connector.sandbox.salesforce_objects import SObject, instant, objects, sf_id
+from connector.sandbox.salesforce_objects import Field, SObject, instant, objects, sf_id
 from connector.sandbox.server import Refusal, Request, Response, Route, Service, reply
 from connector.sandbox.soql import Query, SoqlError, parse
 
 VERSIONS: Final = tuple(float(number) for number in range(31, 69))
 JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
-NEVER_IN_BULK: Final = frozenset({"address", "location", "base64"})
+LONGEST_REQUEST: Final = 16_384
 
 
 @dataclass(slots=True)
@@ -51,6 +53,7 @@ class Setup:
     picklists_by_record_type: bool = True
     hidden_objects: frozenset[str] = frozenset()
     hidden_fields: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    custom_fields: int = 0
     page_size: int = 2_000
     cursor_days: float = 2
     bulk_page: int = 50_000
@@ -185,7 +188,7 @@ class SalesforceOrg(Service):
         )
 
     def token(self, request: Request) -> Response:
-        form = request.form()
+        form = {**_basic(request.headers.get("Authorization", "")), **request.form()}
         with self._lock:
             self.logins += 1
             try:
@@ -240,7 +243,7 @@ class SalesforceOrg(Service):
             raise _denied("invalid_grant", "invalid assertion") from error
         if claims.get("iss") != self.setup.client_id or claims.get("sub") != self.setup.username:
             raise _denied("invalid_grant", "user hasn't approved this consumer")
-        if not now < claims.get("exp", 0) <= now + 300:
+        if not now < float(claims.get("exp", 0)) <= now + 300:
             raise _denied("invalid_grant", "expired authorization code")
 
     def _refreshed(self, given: str) -> dict[str, str]:
@@ -264,6 +267,10 @@ class SalesforceOrg(Service):
                 scheme, _, token = request.headers.get("Authorization", "").partition(" ")
                 if scheme != "Bearer" or self._tokens.get(token, self.company.start) <= self.company.now:
                     return self._dated(_error(401, "INVALID_SESSION_ID", "Session expired or invalid"))
+                if len(request.path) + len(urlencode(request.query)) + sum(map(len, request.headers.values())) > LONGEST_REQUEST:
+                    return self._dated(
+                        Response(414, b"<h1>Bad Message 414</h1><pre>reason: URI Too Long</pre>", {"Content-Type": "text/html"})
+                    )
                 if float(request.args["version"]) not in VERSIONS:
                     return self._dated(_error(404, "NOT_FOUND", "The requested resource does not exist"))
                 if self.used >= self.setup.daily_calls:
@@ -289,7 +296,11 @@ class SalesforceOrg(Service):
             raise refusal(status, code, f"sObject type '{name}' is not supported.")
         hidden = self.setup.hidden_fields.get(found.name, frozenset())
         fields = {each: kind for each, kind in found.fields.items() if each not in hidden}
-        return SObject(found.name, found.prefix, found.rows, fields, found.parents, found.archived, found.bulk)
+        if found.name == "Opportunity":
+            fields |= {
+                f"Extra_{number:03}__c": Field("string", lambda deal: deal.name) for number in range(1, self.setup.custom_fields + 1)
+            }
+        return replace(found, fields=fields)
 
     def list_objects(self, request: Request) -> Response:
         return reply({"encoding": "UTF-8", "maxBatchSize": 200, "sobjects": [{"name": name, "queryable": True} for name in self.objects()]})
@@ -508,8 +519,6 @@ class SalesforceOrg(Service):
         if job.state in ("UploadComplete", "InProgress"):
             job.polls -= 1
             job.state = "InProgress" if job.polls >= 0 else self.setup.bulk_end
-        elif job.state == "JobComplete":
-            request.violate("a finished job was polled again")
         return reply(job.described())
 
     def results(self, request: Request) -> Response:
@@ -557,6 +566,15 @@ class SalesforceOrg(Service):
         if job is None:
             raise refusal(404, "NOT_FOUND", "The requested resource does not exist")
         return job
+
+
+def _basic(header: str) -> dict[str, str]:
+    """The app's credentials where they come as HTTP Basic instead of in the form."""
+    scheme, _, text = header.partition(" ")
+    if scheme != "Basic":
+        return {}
+    client_id, _, secret = base64.b64decode(text).decode().partition(":")
+    return {"client_id": client_id, "client_secret": secret}
 
 
 def _denied(error: str, description: str, status: int = 400) -> Refusal:

@@ -65,6 +65,7 @@ class Request:
     args: Mapping[str, str]
     base: str
     running: Running
+    raw_query: str = ""
 
     @property
     def target(self) -> str:
@@ -211,6 +212,9 @@ class Logged:
     @property
     def line(self) -> str:
         return f"{self.method} {unquote(self.path)}"
+
+    def form(self) -> dict[str, str]:
+        return dict(parse_qsl(self.body.decode(), keep_blank_values=True))
 
 
 class Running:
@@ -390,7 +394,9 @@ class _Connection(BaseHTTPRequestHandler):
             if not match or self.command != method:
                 continue
             args = {name: unquote(value) for name, value in match.groupdict().items() if value is not None}
-            request = Request(self.command, path, query, self.headers, body, args, self.server.base, self.server.running)
+            scheme = "https" if service.tls else "http"
+            base = f"{scheme}://{self.headers['Host']}" if self.headers["Host"] else self.server.base
+            request = Request(self.command, path, query, self.headers, body, args, base, self.server.running, urlsplit(self.path).query)
             try:
                 return handler(request)
             except Refusal as refusal:

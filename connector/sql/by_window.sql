@@ -1,9 +1,8 @@
--- One row per month or quarter, without gaps. Reads measures.
+-- One row per month or quarter, without gaps. Reads spans.
 select
   m.name as {name},
   m.period_start,
   {columns}
-from measures m
-left join measures p on p.kind = m.kind and p.position = m.position - 1
+from spans m
 where m.kind = '{name}'
 order by m.position

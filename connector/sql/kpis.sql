@@ -18,6 +18,6 @@ select
 from kpi_values v
 inner join metric_words w on w.metric = v.metric
 left join kpi_values p on p.metric = v.metric and p.period = v.period and p.back = v.back + 1
-left join note_words n on n.code = v.note
+left join note_words n on n.code = case when v.value is null then v.reason when v.is_running = 1 then 'running' else null end
 where v.back = 0
-order by v.place, v.position
+order by v.place, v.metric, v.position

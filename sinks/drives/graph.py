@@ -22,7 +22,8 @@ from sinks.drives.graph_config import MicrosoftConfig, OneDriveConfig, SharePoin
 from sinks.drives.graph_errors import Answer, translated
 from sinks.drives.graph_names import encoded, names_of
 from sinks.drives.graph_places import Item, Places
-from sinks.drives.graph_upload import Bytes, UploadSession, accepted, download, proven
+from sinks.drives.graph_session import Marker
+from sinks.drives.graph_upload import Bytes, UploadSession, credible, download, readable
 from sinks.drives.quickxor import quick_xor
 
 __all__ = ["GraphDrive", "OneDriveConfig", "SharePointConfig", "login"]
@@ -41,6 +42,7 @@ class GraphDrive:
         self.session = session
         self.client = GraphClient(session, sign_in or config.sign_in(session), config.graph_root)
         self.places = Places(config, path, self.client, session)
+        self.live = False  # the workbook was edited live in this process: the file path is closed then
 
     def name(self) -> str:
         return self.places.description
@@ -61,15 +63,18 @@ class GraphDrive:
             if item is None:
                 return None
             digest = download(self.client, item, into, self.name())
-            if proven(into, item, digest, self.name()):
+            readable(into, item, self.name())
+            if digest == item.hash:
                 return item.version
             before, item = item, self.places.again(item)
-            if item and item.version == before.version and (digest == item.hash or accepted(into, item, self.name())):
+            if item and item.version == before.version and credible(into, item, digest, self.name()):
                 return item.version
         raise TransientError(f"{self.name()}: keeps changing while it is downloaded", remedy="the next run tries again")
 
     def store(self, file: Path, if_version: str | None) -> str:
         """Replace the file in one step, as one new version; see `connector.api.Drive`."""
+        if self.live:
+            raise LockedError(f"{self.name()} was just edited live", remedy="the next run may replace the file again")
         content = Bytes(file, file.stat().st_size, quick_xor(file))
         item = self.places.find()
         if if_version is None:
@@ -81,6 +86,7 @@ class GraphDrive:
         else:
             item = self._replace(item, content, if_version)
         self.places.remember(item)
+        Marker(self.session, item, self.name()).end()
         if item.hash and item.hash != content.digest:
             LOG.info("%s: SharePoint added properties of its own to the file; that is the new baseline", self.name())
         return item.version
@@ -103,8 +109,11 @@ class GraphDrive:
         if not name:
             raise ConfigError(f"{self.name()}: no path", remedy="give the path of the workbook")
         target = self.places.find() if conflict == "replace" else None
-        folder = target.parent_id if target and target.parent_id else self.places.make_folders().id
-        drive = self.places.start().drive_id
+        if target and target.parent_id:
+            drive, folder = target.drive_id, target.parent_id
+        else:
+            made_in = self.places.make_folders()
+            drive, folder = made_in.drive_id, made_in.id
         if self.config.cloud == "china":
             return self._create_by_id(drive, folder, content, name, conflict)
         address = f"/drives/{drive}/items/{folder}:/{encoded(name)}:"

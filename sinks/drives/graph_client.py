@@ -21,7 +21,7 @@ import requests
 from connector import __version__
 from connector.auth.microsoft import SignIn
 from connector.errors import ConfigError, TransientError
-from connector.http import LOST, Session
+from connector.http import LOST, Session, untrusted
 from sinks.drives.graph_errors import Answer, translated
 
 LOG: Final = logging.getLogger("connector.drives")
@@ -66,43 +66,33 @@ class GraphClient:
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
     ) -> Answer:
-        """The answer when it is a success or one of `accept`ed statuses; otherwise the error of `what`.
+        """The answer when it is a success or one of `accept`ed statuses (0: there was none); otherwise the error of `what`.
 
-        `again` says that a POST may be repeated when its answer was lost.
+        `again` says that a POST or PATCH may be repeated when its answer was lost.
         """
-        given = {"json": json, "data": data, "params": params, "allow_redirects": False}
-        renewed = False
-        for attempt in range(1, TRIES + 2):
-            answer = self._send(method, path, what, headers or {}, given, patient=again and attempt < TRIES)
-            if answer is None:
-                continue
-            if not renewed and self._may_renew(answer):
-                renewed = True
-                continue
-            break
-        assert answer is not None
+        given: dict[str, Any] = {"json": json, "data": data, "params": params, "allow_redirects": False}
+        if again:
+            given["repeatable"] = True
+        answer = self._send(method, path, what, headers or {}, given, accept)
+        if self._may_renew(answer):
+            answer = self._send(method, path, what, headers or {}, given, accept)
         if answer.ok or answer.status in accept:
             return answer
         raise translated(answer, what)
 
     def _send(
-        self, method: str, path: str, what: str, headers: Mapping[str, str], given: Mapping[str, Any], *, patient: bool
-    ) -> Answer | None:
-        """One request; None when it should be sent once more."""
+        self, method: str, path: str, what: str, headers: Mapping[str, str], given: Mapping[str, Any], accept: Collection[int]
+    ) -> Answer:
         own = {"Authorization": f"Bearer {self.sign_in.token()}", "User-Agent": AGENT, "client-request-id": str(uuid4())}
         try:
             response = self.session.request(method, self._root + path, headers={**own, **headers}, **given)
         except requests.RequestException as error:
-            if not patient or not isinstance(error, LOST):
-                raise lost(what, error) from None
-        else:
-            answer = read(response)
-            LOG.debug("%s %s: %d, request id %s", method, path, answer.status, answer.headers.get("request-id"))
-            if not patient or answer.status < 500 or answer.status in (501, 507):
-                return answer
-        self.session.retries += 1
-        self.session.sleep(2.0)
-        return None
+            if 0 in accept and isinstance(error, LOST) and not untrusted(error):
+                return Answer(0, {}, {})
+            raise lost(what, error) from None
+        answer = read(response)
+        LOG.debug("%s %s: %d, request id %s", method, path, answer.status, answer.headers.get("request-id"))
+        return answer
 
     def _may_renew(self, answer: Answer) -> bool:
         """Get another token where that may help: it expired, it was revoked, or it is older than a permission."""
@@ -137,7 +127,7 @@ def read(response: requests.Response) -> Answer:
 
 def lost(what: str, error: Exception) -> ConfigError | TransientError:
     """The error for a connection that stayed lost. Not chained: the original names addresses that are secret."""
-    if isinstance(error, requests.exceptions.SSLError):
+    if untrusted(error):
         return ConfigError(f"{what}: the server's certificate is not trusted", remedy="name the issuing authority's file in ca_bundle")
     if not isinstance(error, LOST):
         return ConfigError(f"{what}: not a usable address ({type(error).__name__})", remedy="check base_url")

@@ -28,11 +28,16 @@ class Answer:
 
     @property
     def ok(self) -> bool:
-        return self.status < 400
+        return 0 < self.status < 400
 
     @property
     def codes(self) -> tuple[str, ...]:
         return tuple(str(layer["code"]).casefold() for layer in self._layers() if layer.get("code"))
+
+    @property
+    def code(self) -> str:
+        """The innermost code, as Microsoft spells it."""
+        return next((str(layer["code"]) for layer in reversed(self._layers()) if layer.get("code")), "")
 
     @property
     def message(self) -> str:
@@ -231,7 +236,7 @@ def translated(answer: Answer, what: str) -> ConnectorError:
     """The error a user sees when `what` was refused."""
     row = next((row for row in ROWS if row.fits(answer)), None)
     request = answer.headers.get("request-id")
-    tail = f" ({answer.status}{' ' + answer.codes[-1] if answer.codes else ''}{', request id ' + request if request else ''})"
+    tail = f" ({answer.status}{' ' + answer.code if answer.code else ''}{', request id ' + request if request else ''})"
     if row is None:
         return ConnectorError(f"{what}: unexpected answer{tail}", remedy=_REPORT)
     holder = f" by {who}" if row.error is LockedError and (who := holder_of(answer)) else ""
@@ -240,10 +245,9 @@ def translated(answer: Answer, what: str) -> ConnectorError:
 
 def holder_of(answer: Answer) -> str | None:
     """Who holds the file, where the answer says."""
+    person = r"([^\s,;\[\]]+@[^\s,;\[\]]*[^\s,;.\[\]])"
     found = re.search(
-        r"(?:locked for (?:exclusive|shared) use by|checked out (?:for editing )?(?:by|to)) ([^\s,;\[\]]+@[^\s,;\[\]]+?)\.?(?:\s|$)"
-        r"|^(\S+@\S+) is editing",
-        answer.message,
-        re.IGNORECASE,
+        rf"(?:locked for (?:exclusive|shared) use by|checked out (?:for editing )?(?:by|to)) {person}", answer.message, re.IGNORECASE
     )
-    return (found[1] or found[2]) if found else None
+    found = found or re.search(rf"{person} is editing", answer.message)
+    return found[1] if found else None

@@ -190,7 +190,10 @@ class Places:
     def nearest_folder(self) -> tuple[Item, int]:
         """The deepest folder on the way to the target that exists, and how many names deep it is."""
         for depth in range(len(self._names) - 1, -1, -1):
-            if item := self._below(self._names[:depth]):
+            item = self._below(self._names[:depth])
+            if item and not item.folder:
+                raise TargetError(f"{self.description}: a file is where the folder {item.name!r} should be", remedy="rename one of them")
+            if item:
                 return item, depth
         raise TargetError(f"{self.description}: the drive has no root folder")
 
@@ -214,7 +217,8 @@ class Places:
     def _below(self, names: tuple[str, ...]) -> Item | None:
         """The item at a path from the start."""
         start = self.start()
-        base = f"/drives/{start.drive_id}/" + (f"items/{start.item.id}" if start.item else "root")
+        root = "items/root" if self._children_only else "root"
+        base = f"/drives/{start.drive_id}/" + (f"items/{start.item.id}" if start.item else root)
         if names and self._children_only:
             return self._walked(start, base, names)
         address = base + (f":/{encoded(*names)}" if names else "")

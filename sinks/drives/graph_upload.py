@@ -67,20 +67,24 @@ def _continue(client: GraphClient, address: str, file: Any, hashed: QuickXor, wh
     return True
 
 
-def proven(file: Path, item: Item, digest: str, what: str) -> bool:
-    """Whether what arrived is the item, or at least a whole package: SharePoint may serve other bytes than it advertises.
-
-    Raises TargetError for a file that is encrypted by a label.
-    """
+def readable(file: Path, item: Item, what: str) -> None:
+    """Raises TargetError for a workbook that is encrypted by a label."""
     with file.open("rb") as source:
         if source.read(4) == ENCRYPTED and item.name.casefold().endswith((".xlsx", ".xlsm")):
             raise TargetError(
                 f"{what} is encrypted by a sensitivity label (or is an old .xls file)",
                 remedy="remove the encryption from this file, or save it as .xlsx",
             )
-    if item.hash is None:
-        return file.stat().st_size == item.size or _sound(file)
-    return digest == item.hash
+
+
+def credible(file: Path, item: Item, digest: str, what: str) -> bool:
+    """Whether to take bytes for an item that has not changed: SharePoint may lack the checksum, or serve other bytes than it says."""
+    if digest == item.hash or (item.hash is None and file.stat().st_size == item.size):
+        return True
+    if not _sound(file):
+        return False
+    LOG.warning("%s: SharePoint serves other bytes than its checksum says; the package is sound and is used", what)
+    return True
 
 
 def _sound(file: Path) -> bool:
@@ -89,14 +93,6 @@ def _sound(file: Path) -> bool:
             return package.testzip() is None
     except zipfile.BadZipFile:
         return False
-
-
-def accepted(file: Path, item: Item, what: str) -> bool:
-    """Take bytes whose hash differs although the item did not change, if they are a sound package."""
-    if not _sound(file):
-        return False
-    LOG.warning("%s: SharePoint serves other bytes than its checksum says; the package is sound and is used", what)
-    return True
 
 
 # ── up ────────────────────────────────────────────────────────────────────────────────────────────
@@ -195,7 +191,7 @@ class UploadSession:
                 if answer is not None and answer.status == 202:
                     position, stuck = _expected(answer.body, end), 0
                     continue
-                if answer is not None and answer.status not in (404, 416) and answer.status < 500:
+                if answer is not None and answer.status not in (401, 404, 416) and answer.status < 500:
                     self._cancel(url)
                     if answer.status in (409, 412, 423):
                         return answer

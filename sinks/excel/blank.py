@@ -16,6 +16,7 @@ from sinks.excel.references import Area, letters
 
 WIDEST: Final = 60.0
 NARROWEST: Final = 9.0
+FROZEN: Final = 20
 WIDTHS: Final = {"date": 11.5, "instant": 17.0, "time": 10.0, "duration": 11.0, "flag": 9.0}
 
 _TYPES: Final = (
@@ -61,19 +62,25 @@ def blank_workbook() -> bytes:
 
 def new_sheet(columns: Sequence[Column], anchor: Area, open_rows: Callable[[], pa.RecordBatchReader]) -> bytes:
     """An empty sheet made for a table at `anchor`: widths that fit the first rows, the header frozen."""
-    below = anchor.top + 1
     widths = b"".join(
         b'<col min="%d" max="%d" width="%g" customWidth="1"/>' % (anchor.left + at, anchor.left + at, width)
         for at, width in enumerate(_widths(columns, open_rows))
     )
-    pane = b'<pane ySplit="%d" topLeftCell="A%d" activePane="bottomLeft" state="frozen"/><selection pane="bottomLeft" activeCell="%s" sqref="%s"/>'
-    cell = f"{letters(anchor.left)}{below}".encode()
-    view = b'<sheetViews><sheetView workbookViewId="0">' + pane % (anchor.top, below, cell, cell) + b"</sheetView></sheetViews>"
+    view = b'<sheetViews><sheetView workbookViewId="0">' + _frozen(anchor) + b"</sheetView></sheetViews>"
     return (
         DECLARATION
         + b'<worksheet xmlns="%s" xmlns:r="%s"><dimension ref="%s"/>%s<sheetFormatPr defaultRowHeight="15"/><cols>%s</cols><sheetData/></worksheet>'
         % (MAIN.encode(), RELATIONS.encode(), str(Area(anchor.top, anchor.left, anchor.top, anchor.left)).encode(), view, widths)
     )
+
+
+def _frozen(anchor: Area) -> bytes:
+    """The panes that keep the header in sight, unless it stands so far down that little else would be."""
+    if anchor.top > FROZEN:
+        return b""
+    cell = f"{letters(anchor.left)}{anchor.top + 1}".encode()
+    pane = b'<pane ySplit="%d" topLeftCell="A%d" activePane="bottomLeft" state="frozen"/><selection pane="bottomLeft" activeCell="%s" sqref="%s"/>'
+    return pane % (anchor.top, anchor.top + 1, cell, cell)
 
 
 def _widths(columns: Sequence[Column], open_rows: Callable[[], pa.RecordBatchReader]) -> list[float]:

@@ -33,7 +33,7 @@ SLICE_ROWS: Final = 8192
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of ours: where its values come from, its heading, and what they mean."""
+    """A column of ours: where its values come from, its heading, and what they mean. `unit_by` names the column with each row's unit."""
 
     name: str
     heading: str
@@ -42,6 +42,7 @@ class Column:
     unit: str | None = None
     currency: str | None = None
     aliases: tuple[str, ...] = ()
+    unit_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Rendering:
 
     timezone: ZoneInfo
     date1904: bool = False
-    warn: Callable[[str], None] = print
+    warn: Callable[[str], object] = print
 
     @property
     def epoch(self) -> int:
@@ -66,7 +67,9 @@ def columns_of(schema: pa.Schema) -> tuple[Column, ...]:
         heading = _unique(_heading(meta.get("label") or field.name), taken)
         unit = meta.get("unit") or None
         kind = _kind(field.type, unit, field.name)
-        columns.append(Column(field.name, heading, field.type, kind, unit, meta.get("currency") or None, (field.name,)))
+        columns.append(
+            Column(field.name, heading, field.type, kind, unit, meta.get("currency") or None, (field.name,), meta.get("unit_by"))
+        )
     return tuple(columns)
 
 
@@ -193,7 +196,7 @@ def _numbers(values: pa.Array, column: Column, rendering: Rendering) -> tuple[pa
     if span["max"] is None or (span["max"] < MAX_DIGITS and span["min"] > -MAX_DIGITS):
         return texts, False
     rendering.warn(f"column {column.heading!r}: integers of more than 15 digits are written as text, because Excel would round them")
-    return texts, pc.or_(pc.greater_equal(values, MAX_DIGITS), pc.less_equal(values, -MAX_DIGITS))
+    return texts, pc.greater(pc.utf8_length(pc.utf8_ltrim(texts, "-")), 15)
 
 
 def _trimmed(texts: pa.Array) -> pa.Array:
@@ -312,7 +315,7 @@ def xml_of(rows: pa.Array) -> memoryview:
     if not len(rows):
         return memoryview(b"")
     offsets = memoryview(rows.buffers()[1]).cast("i")
-    return memoryview(rows.buffers()[2])[offsets[rows.offset] : offsets[rows.offset + len(rows)]]
+    return memoryview(rows.buffers()[2]).cast("B")[offsets[rows.offset] : offsets[rows.offset + len(rows)]]
 
 
 def serial_date(serial: float, *, date1904: bool = False) -> date:

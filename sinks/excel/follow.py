@@ -1,17 +1,96 @@
-"""Whatever refers to a table's range elsewhere in the workbook follows it: names, charts, pivots, formulas."""
+"""Whatever refers to a table's range follows it: on its own sheet, and in names, charts, pivots, controls and formulas elsewhere."""
 
 from __future__ import annotations
 
-from sinks.excel.markup import Edits, parse
-from sinks.excel.references import Move
-from sinks.excel.workbook import Workbook
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from connector.errors import TargetError
+from sinks.excel.markup import RELATIONS, Edits, Element, attribute, escaped, parse, prefix
+from sinks.excel.references import ROWS, Area, Move
+from sinks.excel.region import Region
+from sinks.excel.sheet import plain
+from sinks.excel.table import Table
+from sinks.excel.workbook import TYPES, Workbook
+
+#: parts that may hold formulas; everything else is never looked into
+CARRIERS: Final = ("worksheet+xml", "chart+xml", "chartex+xml", "drawing+xml", "controlproperties+xml", "table+xml")
+HELD: Final = 64 << 20
+
+_ELEMENT: Final = re.compile(
+    rb"(<(?:[\w.-]+:)?(?:f|formula|formula1|formula2|calculatedColumnFormula|totalsRowFormula)(?:\s[^<>]*)?>)([^<]+)(?=</)"
+)
+_ATTRIBUTE: Final = re.compile(rb"""(\s(?:textlink|fmlaRange|fmlaLink|fmlaGroup|fmlaTxbx|location)\s*=\s*)("[^"<]*"|'[^'<]*')""")
 
 
 def follow(book: Workbook, move: Move, table: str | None) -> None:
     """Move references in the workbook's other parts, and have pivots over the table refresh when the file is opened."""
-    if move:
-        _follow_names(book, move)
     _refresh_pivots(book, move, table)
+    if not move:
+        return
+    _follow_names(book, move)
+    own = next(sheet.part for sheet in book.sheets if sheet.name == move.sheet)
+    for part in _carriers(book):
+        if part != own:
+            _follow_part(book, part, move)
+    if move.shift_by:
+        _shift_parts(book, own, move)
+
+
+def follow_sheet(edits: Edits, root: Element, move: Move, region: Region) -> None:
+    """What stands before and after the rows of the table's own sheet."""
+    _set_dimension(edits, root, region)
+    if not move:
+        return
+    for element in root.walk():
+        if element.get("sqref") and element.name not in ("selection", "pane"):
+            edits.set(element, "sqref", move.areas(element.get("sqref")))
+        elif element.name in ("f", "formula", "formula1", "formula2") and element.text and not element.children:
+            edits.text(element, move.formula(element.text, move.sheet))
+        elif element.name == "sqref" and element.text:
+            edits.text(element, move.areas(element.text))
+        elif move.shift_by:
+            _shift_element(edits, element, move)
+
+
+def append_table_part(edits: Edits, root: Element, data: bytes, relation: str) -> None:
+    """Have a sheet name a table that is new on it."""
+    lead = prefix(data, root)
+    entry = b'<%stablePart xmlns:r="%s" r:id=%s/>' % (lead, RELATIONS.encode(), attribute(relation))
+    holder = root.find("tableParts")
+    if holder is not None:
+        edits.set(holder, "count", str(len(holder.children) + 1))
+        edits.append(holder, entry)
+        return
+    holding = b'<%stableParts count="1">%s</%stableParts>' % (lead, entry, lead)
+    extension = root.find("extLst")
+    place = root.close if extension is None else extension.start
+    edits.replace(place, place, holding)
+
+
+def _set_dimension(edits: Edits, root: Element, region: Region) -> None:
+    dimension = root.find("dimension")
+    if dimension is None:
+        return
+    place = region.place
+    try:
+        old = Area.read(dimension.get("ref"))
+    except TargetError:
+        return  # a hint that says nothing; readers ignore it
+    bottom = max([place.new_end, *region.beside]) if old.bottom <= place.end else old.bottom + place.shift
+    new = Area(min(old.top, place.top), min(old.left, place.left), min(max(bottom, place.new_end), ROWS), max(old.right, place.new_right))
+    edits.set(dimension, "ref", str(new))
+
+
+def _shift_element(edits: Edits, element: Element, move: Move) -> None:
+    """Things with a place below the table, when rows went down."""
+    if element.name in ("mergeCell", "autoFilter", "sortState", "sortCondition", "cellWatch") and element.get("ref"):
+        edits.set(element, "ref", move.areas(element.get("ref")))
+    elif element.name == "brk" and element.parent is not None and element.parent.name == "rowBreaks" and element.get("id").isdecimal():
+        edits.set(element, "id", str(move.row(int(element.get("id")) + 1) - 1))  # a break stands above the row after it
+    elif element.name == "row" and element.parent is not None and element.parent.name in ("from", "to") and element.text.isdecimal():
+        edits.text(element, str(move.row(int(element.text) + 1) - 1))  # anchors count rows from 0
 
 
 def _follow_names(book: Workbook, move: Move) -> None:
@@ -24,8 +103,105 @@ def _follow_names(book: Workbook, move: Move) -> None:
         book.put(book.part, edits.result())
 
 
+def _carriers(book: Workbook) -> Iterator[str]:
+    for element in book.read(TYPES).all("Override"):
+        name = element.get("PartName").lstrip("/")
+        if element.get("ContentType").endswith(CARRIERS) and name in book.package:
+            yield book.package.proper(name)
+
+
+def followed_rows(pieces: Iterator[bytes], move: Move) -> Iterator[bytes]:
+    """Rows of the table's own sheet that stay where they are, with their formulas following."""
+    if not move:
+        yield from pieces
+        return
+
+    def element(match: re.Match[bytes]) -> bytes:
+        before = plain(match[2])
+        after = move.formula(before, move.sheet)
+        return match[0] if after == before else match[1] + escaped(after)
+
+    for text in _whole_elements(pieces):
+        yield _ELEMENT.sub(element, text) if b"</f>" in text or b":f>" in text else text
+
+
+def _follow_part(book: Workbook, part: str, move: Move) -> None:
+    """Rewrite the formulas of a part that name the sheet; parts that do not mention it are only searched."""
+    needle = escaped(move.sheet.replace("'", "''"))
+    if not _mentions(book.package.stream(part), needle):
+        return
+    out = book.package.writer()
+    for text in _whole_elements(book.package.stream(part)):
+        out.write(_followed(text, move, needle))
+    book.put(part, out.finish())
+
+
+def _mentions(pieces: Iterator[bytes], needle: bytes) -> bool:
+    rest = b""
+    for piece in pieces:
+        if needle in rest + piece[: len(needle)] or needle in piece:
+            return True
+        rest = piece[-len(needle) :]
+    return False
+
+
+def _whole_elements(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Text in pieces that end between cells, so that no formula is cut in two."""
+    held = b""
+    for piece in pieces:
+        held += piece
+        cut = max(held.rfind(b"</c>") + 4, held.rfind(b":c>") + 3, held.rfind(b"/>") + 2)
+        if cut > 3:
+            yield held[:cut]
+            held = held[cut:]
+        if len(held) > HELD:
+            raise TargetError("a part of the workbook has an endless element", remedy="open the workbook in Excel and save it again")
+    yield held
+
+
+def _followed(text: bytes, move: Move, needle: bytes) -> bytes:
+    def element(match: re.Match[bytes]) -> bytes:
+        if needle not in match[2]:
+            return match[0]
+        before = plain(match[2])
+        after = move.formula(before, None)
+        return match[0] if after == before else match[1] + escaped(after)
+
+    def value(match: re.Match[bytes]) -> bytes:
+        if needle not in match[2]:
+            return match[0]
+        before = plain(match[2][1:-1])
+        after = move.formula(before, None)
+        return match[0] if after == before else match[1] + attribute(after)
+
+    return _ATTRIBUTE.sub(value, _ELEMENT.sub(element, text))
+
+
+def _shift_parts(book: Workbook, own: str, move: Move) -> None:
+    """Tables, drawings and pivots of the same sheet that stand below."""
+    for relation in book.relations(own):
+        if relation.external or relation.target not in book.package or relation.kind not in ("table", "drawing", "pivotTable"):
+            continue
+        part = book.package.proper(relation.target)
+        data = book.data(part)
+        root, edits = parse(data, part), Edits(data)
+        if relation.kind == "table":
+            if Table(data, part).area.top <= move.last:
+                continue
+            edits.set(root, "ref", move.areas(root.get("ref")))
+        for element in root.walk():
+            if relation.kind == "pivotTable" and element.name == "location":
+                edits.set(element, "ref", move.areas(element.get("ref")))
+            else:
+                _shift_element(edits, element, move)
+        if edits:
+            book.put(part, edits.result())
+
+
 def _refresh_pivots(book: Workbook, move: Move, table: str | None) -> None:
-    names = {name.casefold() for name, formula, _ in book.names() if move.sheet.casefold() in formula.casefold()}
+    """Pivot caches fed by the table, by its name, by a name for its range, or by the range, refresh when the file is opened."""
+    sources = [text.casefold() for text in (move.sheet.replace("'", "''"), table) if text]
+    names = {name.casefold() for name, formula, _ in book.names() if any(source in formula.casefold() for source in sources)}
     if table:
         names.add(table.casefold())
     for relation in book.relations(book.part):
@@ -37,7 +213,10 @@ def _refresh_pivots(book: Workbook, move: Move, table: str | None) -> None:
         source = next((element for element in root.walk() if element.name == "worksheetSource"), None)
         if source is None:
             continue
-        by_range = source.get("sheet").casefold() == move.sheet.casefold() and source.get("ref")
+        by_range = source.get("sheet").casefold() == move.sheet.casefold() and bool(source.get("ref"))
+        if by_range:
+            area = Area.read(source.get("ref"))
+            by_range = area.overlaps(Area(move.top, move.left, max(move.end, move.new_end), move.right))
         if not by_range and source.get("name").casefold() not in names:
             continue
         edits.set(root, "refreshOnLoad", "1")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Literal
+
+import pyarrow as pa
 
 from connector.api import Output
 from connector.errors import TargetError
@@ -22,12 +24,25 @@ SHOWN: Final = 8  # cells or columns named in a message
 
 
 @dataclass(frozen=True, slots=True)
+class Prepared:
+    """A place made for a table that was not in the workbook: its sheet, and the cell formats and header height it starts with."""
+
+    sheet: Sheet
+    header: int = 0
+    height: float | None = None
+    formats: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class TableJob:
     """One table to refresh and where to find it: by `table` (or a defined name), else on `sheet` at `cell`, else it is new.
 
     `title` names the sheet that is made when neither table nor sheet is there.
     `volatile` marks tables that say when and by whom (About): they never cause a write of their own.
     `optional` tables are not created while they have no rows.
+    `prepare` makes the place of a table that is not there yet, or the table itself; None leaves it out.
+    `heights` gives the heights of rows that bring none of their own.
+    Without `widen` columns that the table lacks are not added to it: somebody chose the ones it has.
     """
 
     output: Output
@@ -41,6 +56,9 @@ class TableJob:
     on_blocked: OnBlocked = "error"
     volatile: bool = False
     optional: bool = False
+    prepare: Callable[[Workbook, Sequence[Column]], Prepared | None] | None = None
+    widen: bool = True
+    heights: Callable[[pa.RecordBatch], Sequence[float]] | None = None
 
     @property
     def name(self) -> str:
@@ -55,6 +73,7 @@ class Target:
     area: Area
     table: Table | None = None
     columns: tuple[TableColumn, ...] = ()
+    prepared: Prepared | None = None
 
     @property
     def exists(self) -> bool:
@@ -90,7 +109,9 @@ def _named(book: Workbook, job: TableJob) -> tuple[str, str] | None:
         if name.casefold() == (job.table or "").casefold():
             sheet, mark, area = formula.rpartition("!")
             if not mark:
-                raise TargetError(f"the name {name!r} stands for {formula[:60]!r}, not for cells", remedy="name a table or a range in `table`")
+                raise TargetError(
+                    f"the name {name!r} stands for {formula[:60]!r}, not for cells", remedy="name a table or a range in `table`"
+                )
             return sheet.strip("'").replace("''", "'"), area
     return None
 
@@ -112,7 +133,9 @@ def _plain_range(book: Workbook, sheet: Sheet, anchor: Area, columns: Sequence[C
             remedy="name another `cell` or `sheet`, or clear it",
         )
     if len({matching(heading) for heading in headings}) < len(headings):
-        raise TargetError(f"sheet {sheet.name!r}: the headings from cell {anchor} on are not unique", remedy="give each column a name of its own")
+        raise TargetError(
+            f"sheet {sheet.name!r}: the headings from cell {anchor} on are not unique", remedy="give each column a name of its own"
+        )
     right, bottom = anchor.left + len(header) - 1, anchor.top
     while (row := reader.next_row()) is not None and row.number == bottom + 1:
         if all(cell.blank for cell in reader.cells(row) if anchor.left <= cell.column <= right):
@@ -136,7 +159,9 @@ def layout(target: Target, job: TableJob, columns: Sequence[Column]) -> Place:
     table, area = target.table, target.area
     slots = _slots(target, job, columns)
     if slots[-1].place > COLUMNS:
-        raise TargetError(f"table {job.name!r} has no room for {len(slots)} columns from column {area.left} on", remedy="choose fewer `columns`")
+        raise TargetError(
+            f"table {job.name!r} has no room for {len(slots)} columns from column {area.left} on", remedy="choose fewer `columns`"
+        )
     if not target.exists:
         return Place(area.top, area.top + 1, area.top, area.top + 1, area.left, area.left - 1, slots)
     header, totals = (table.header, table.totals) if table else (True, False)
@@ -180,7 +205,7 @@ def _slots(target: Target, job: TableJob, columns: Sequence[Column]) -> tuple[Sl
             remedy="choose another table, or unlink the query in Excel",
         )
     headings = {matching(known.name) for known in target.columns}
-    for at, column in enumerate(missing):
+    for at, column in enumerate(missing if job.widen else ()):
         heading, count = column.heading, 1
         while matching(heading) in headings:
             count += 1

@@ -110,7 +110,7 @@ def parse(data: bytes, part: str) -> Element:
         tag = _TAG.match(data, start)
         assert tag is not None, "expat accepted it"
         space, _, local = name.rpartition(" ")
-        own = {("{%s}%s" % tuple(key.split(" ", 1)) if " " in key else key): value for key, value in attributes.items()}
+        own = {key if " " not in key else f"{{{key.replace(' ', '}')}": value for key, value in attributes.items()}
         element = Element(local, space, own, start, tag.end(), parent=current)
         if current is not None:
             current.children.append(element)

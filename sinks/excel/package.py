@@ -29,6 +29,7 @@ SUSPECT_SIZE: Final = 256 << 20
 SUSPECT_RATIO: Final = 400  # honest sheets compress 8:1 to 60:1; deflate's limit is 1032:1
 OLE: Final = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 BIG: Final = 0xFFFFFFFF
+UNPACKING: Final[tuple[type[Exception], ...]] = (IsalError,)  # type: ignore[assignment]  # its stub declares an instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Deflater:
 
     def __init__(self) -> None:
         self._out: IO[bytes] = SpooledTemporaryFile(max_size=8 << 20)  # noqa: SIM115 - lives as long as the package
+        self.close = self._out.close
         self._zip = isal_zlib.compressobj(1, isal_zlib.DEFLATED, -15)
         self._crc = 0
         self._size = 0
@@ -90,6 +92,7 @@ class Package:
             self._file.close()
             raise
         self._original = dict(self._parts)
+        self._spools: list[Deflater] = []
         self._bytes = path.stat().st_size
 
     def __enter__(self) -> Self:
@@ -98,12 +101,13 @@ class Package:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self._archive.close()
         self._file.close()
-        for part in self._parts.values():
-            if isinstance(part, Written):
-                part.data.close()
+        for spool in self._spools:
+            spool.close()
 
     def _register(self, info: zipfile.ZipInfo) -> None:
         name = info.orig_filename
+        if info.header_offset < 0:
+            raise _damaged(f"part {name[:80]!r} is said to stand before the archive")
         if name.endswith("/") and not info.file_size:
             self._parts[name] = Stored(info)
             return
@@ -159,17 +163,21 @@ class Package:
         else:
             yield from _inflate(raw, info.file_size, info.CRC, name)
 
+    def writer(self) -> Deflater:
+        """Where to write a new part's text; it lives as long as the package."""
+        self._spools.append(Deflater())
+        return self._spools[-1]
+
     def put(self, name: str, data: bytes | Written) -> None:
         """Replace or add a part; text equal to the original's leaves the original in place."""
         if isinstance(data, bytes):
-            deflater = Deflater()
-            deflater.write(data)
-            data = deflater.finish()
+            writer = self.writer()
+            writer.write(data)
+            data = writer.finish()
         name = self._by_fold.setdefault(name.casefold(), name)
         original = self._original.get(name)
         if isinstance(original, Stored) and self._same(name, original, data):
             self._parts[name] = original
-            data.data.close()
         else:
             self._parts[name] = data
 
@@ -193,14 +201,18 @@ class Package:
 
     def save(self, path: Path) -> None:
         """Write the archive: the original's order, then new parts. The same changes give the same bytes."""
-        with path.open("wb") as out:
-            directory: list[bytes] = []
-            for name, part in self._parts.items():
-                if isinstance(part, Written):
-                    directory.append(_copy_written(out, name, part))
-                else:
-                    directory.append(self._copy_stored(out, part.info))
-            _finish(out, directory, self._archive.comment)
+        try:
+            with path.open("wb") as out:
+                directory: list[bytes] = []
+                for name, part in self._parts.items():
+                    if isinstance(part, Written):
+                        directory.append(_copy_written(out, name, part))
+                    else:
+                        directory.append(self._copy_stored(out, part.info))
+                _finish(out, directory, self._archive.comment)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
 
     def _copy_stored(self, out: IO[bytes], info: zipfile.ZipInfo) -> bytes:
         year, month, day, hour, minute, second = info.date_time
@@ -298,7 +310,7 @@ def _unpacked(raw: Iterable[bytes], name: str) -> Iterator[bytes]:
                 yield piece
                 piece = unzip.decompress(unzip.unconsumed_tail, 4 * CHUNK) if unzip.unconsumed_tail else b""
         yield unzip.flush()
-    except IsalError as error:
+    except UNPACKING as error:
         raise _damaged(f"part {name} cannot be unpacked ({error})") from error
 
 

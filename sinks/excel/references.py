@@ -64,7 +64,7 @@ class Area:
         left, top = number(found[2]), int(found[4])
         right, bottom = (number(found[6]), int(found[8])) if found[6] else (left, top)
         if not (1 <= top <= bottom <= ROWS and 1 <= left <= right <= COLUMNS):
-            raise TargetError(f"{text[:40]!r} is not a range of a sheet (A1 to XFD{ROWS})")
+            raise TargetError(f"{text[:40]!r} is not a range of a sheet (A1 to XFD{ROWS})", remedy="name cells a sheet has")
         return cls(top, left, bottom, right)
 
     def __str__(self) -> str:
@@ -177,17 +177,18 @@ def each_reference(formula: str, change: Callable[[str | None, str], str]) -> st
     return _TOKEN.sub(one, formula)
 
 
-def carried(formula: str, rows: int, top: int, bottom: int) -> str:
+def carried(formula: str, rows: int, top: int, bottom: int, last: int | None = None) -> str:
     """A formula copied `rows` further down, as Excel's sort and fill do: relative references to rows top…bottom go along.
 
-    A reference to all of these rows stays: it means the column, not the row.
+    A reference to all rows of data (top…`last`, or `bottom`) stays: it means the column, not the row.
     """
+    whole = (str(top), str(bottom if last is None else last))
     if not rows:
         return formula
 
     def moved(sheet: str | None, area: str) -> str:
         found = _AREA.fullmatch(area)
-        if sheet is not None or not found or (found[4] == str(top) != found[8] == str(bottom)):
+        if sheet is not None or not found or (whole[0] != whole[1] and (found[4], found[8]) == whole):
             return area
 
         def line(dollar: str | None, row: str | None) -> str:

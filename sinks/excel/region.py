@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,8 +13,11 @@ from sinks.excel.references import Area, carried, letters
 from sinks.excel.sheet import Cell, Row, SharedStrings, SheetReader, expanded
 
 SAMPLE: Final = 64  # rows that decide a column's usual format and formula
-_IGNORED: Final = re.compile(rb"""\s(?:r|spans|[\w.-]+:dyDescent)\s*=\s*("[^"]*"|'[^']*')""")
-_STYLES: Final = re.compile(rb"""\ss="([0-9]+)\"""")
+_ATTRIBUTE: Final = re.compile(rb"""(\s([\w.:-]+)\s*=\s*("[^"]*"|'[^']*'))""")
+_NOT_KEPT: Final = (b"r", b"spans")
+
+#: of a run of whole rows, the index and text of those that are not plain
+Recognise = Callable[[bytes], Iterator[tuple[int, bytes]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,8 @@ class Beside:
 class Place:
     """Where the table is and where it will be: header at `top`, data from `first`, old data to `last`, new data to `new_last`.
 
-    For a table that is not there yet `last` is `first - 1` and `right` is `left - 1`.
+    For a table that is not there yet `last` is `first - 1` and `right` is `left - 1`. `start` is the first row that is written anew
+    (0: `first`); rows below the table go down by `shift`.
     """
 
     top: int
@@ -60,6 +64,16 @@ class Place:
     right: int
     slots: tuple[Slot, ...]
     totals: bool = False
+    start: int = 0
+    shift: int = 0
+
+    @property
+    def begin(self) -> int:
+        return self.start or self.first
+
+    @property
+    def exists(self) -> bool:
+        return self.last >= self.first
 
     @property
     def end(self) -> int:
@@ -71,8 +85,8 @@ class Place:
 
     @property
     def bottom(self) -> int:
-        """The last row the refresh looks at."""
-        return max(self.end, self.new_end)
+        """The last row, as it is now, that the refresh writes anew."""
+        return self.end if self.shift else max(self.end, self.new_end)
 
     @property
     def new_right(self) -> int:
@@ -90,28 +104,32 @@ class Place:
 class Region:
     """The rows of a sheet from the table's header to the last row it had or will have, read once."""
 
-    def __init__(self, place: Place, strings: SharedStrings, key: Sequence[str], *, everything: bool = False) -> None:
+    def __init__(
+        self, place: Place, strings: SharedStrings, key: Sequence[str], *, carries: bool = True, attached: frozenset[int] = frozenset()
+    ) -> None:
         self.place = place
         self.strings = strings
         self.key_places = [slot.place for name in key for slot in place.slots if slot.ours and slot.ours.name == name]
         self.lead = ""
         self.header: Mapping[int, Cell] = {}
         self.header_attributes = b""
+        self.header_style = 0
         self.total: Mapping[int, Cell] = {}
         self.total_attributes = b""
         self.beside: dict[int, Beside] = {}
         self.carried: dict[str, deque[Carried]] = {}
-        self.order: list[str] = []
         self.styles: dict[int, int] = {}
         self.formulas: dict[int, str] = {}
-        self.blocked: list[str] = []
+        self.blocked_below: list[str] = []
+        self.blocked_right: list[str] = []
         self.has_formulas = False
+        self.ends_plainly = False
         self.constants: str | None = None
         self.masters: dict[int, tuple[int, int, str]] = {}
-        self._everything = everything
+        self._carries = carries
+        self._attached = attached
         self._sample: list[tuple[Row, list[Cell]]] = []
         self._decided = False
-        self._usual: list[bytes] = []
 
     def key(self, cells: Mapping[int, Cell], position: int) -> str:
         """What identifies a row of data: its key cells, or its place when the table has no key."""
@@ -119,10 +137,29 @@ class Region:
             return str(position)
         return "\x1f".join(key_text(cells[place].value(self.strings) if place in cells else None) for place in self.key_places)
 
-    def read(self, reader: SheetReader, rows: Iterable[Row]) -> None:
-        """Take in the rows of the region; rows above it must not be among them."""
-        for row in rows:
+    def read(self, reader: SheetReader, recognise: Callable[[Region], Recognise | None]) -> None:
+        """Take in the sheet's rows down to the region's last. `recognise` finds the rows of data that need a look, a block at a time."""
+        place = self.place
+        others: Recognise | None = None
+        while True:
+            block = reader.block(place.last) if others else None
+            if block and others:
+                for index, xml in others(block.text):
+                    self._data(reader, reader.again(xml, block.first + index), None)
+                reader.accept(block)
+                continue
+            row = reader.next_row()
+            if row is None:
+                break
+            if row.number < place.top:
+                reader.keep_row(row)
+                continue
+            decided = self._decided
             self._take(reader, row)
+            if self._decided and not decided and not self._attached and place.new_right == place.right:
+                others = recognise(self)
+            if row.number >= place.bottom:
+                break
         self._decide(reader)
 
     def _take(self, reader: SheetReader, row: Row) -> None:
@@ -135,26 +172,24 @@ class Region:
                 if len(self._sample) == SAMPLE:
                     self._decide(reader)
             return
-        self._keep(reader, row)
+        reader.keep_row(row)
         cells = reader.cells(row)
         self._set_beside(row.number, cells)
         inside = {cell.column: cell for cell in cells if place.left <= cell.column <= place.new_right}
-        attributes = _IGNORED.sub(b"", _attributes(row.tag))
+        attributes = row_attributes(row.tag)
         self._note_formulas(cells, row.number)
-        if row.number == place.top and place.top < place.first and place.last >= place.first:
+        if row.number == place.top < place.first and place.exists:
             self.header, self.header_attributes = inside, attributes
-            self._block(row.number, (cell for cell in inside.values() if cell.column > place.right))
+            self._block_right(row.number, cells)
         elif place.totals and row.number == place.end:
             self.total, self.total_attributes = inside, attributes
-            self._block(row.number, (cell for cell in inside.values() if cell.column > place.right))
+            self._block_right(row.number, cells)
         elif row.number <= place.new_end:
-            self._block(row.number, inside.values())
+            self.blocked_below += [f"{letters(cell.column)}{row.number}" for cell in inside.values() if not cell.blank]
 
-    def _keep(self, reader: SheetReader, row: Row) -> None:
-        reader.keep(row.tag if row.empty else row.tag + row.content + b"</" + reader.lead + b"row>")
-
-    def _block(self, row: int, cells: Iterable[Cell]) -> None:
-        self.blocked += [f"{letters(cell.column)}{row}" for cell in cells if not cell.blank]
+    def _block_right(self, row: int, cells: Iterable[Cell]) -> None:
+        new = range(self.place.right + 1, self.place.new_right + 1)
+        self.blocked_right += [f"{letters(cell.column)}{row}" for cell in cells if cell.column in new and not cell.blank]
 
     def _set_beside(self, row: int, cells: Sequence[Cell]) -> None:
         left = tuple(cell for cell in cells if cell.column < self.place.left)
@@ -191,7 +226,6 @@ class Region:
                 self.formulas[slot.place] = counts.most_common(1)[0][0]
             elif slot.formula is not None:
                 self.formulas[slot.place] = slot.formula
-        self._usual = [str(style).encode() for slot in self.place.slots if (style := self.styles.get(slot.place, 0))]
         sample, self._sample = self._sample, []
         for row, cells in sample:
             self._data(reader, row, cells)
@@ -206,16 +240,16 @@ class Region:
     def _data(self, reader: SheetReader, row: Row, cells: list[Cell] | None) -> None:
         """One row of data: remember what does not come from us."""
         place = self.place
-        attributes = _IGNORED.sub(b"", _attributes(row.tag))
-        plain = not self._everything and not place.theirs and not attributes and place.new_right == place.right
-        if plain and self._ours_only(row):
-            return
-        self._keep(reader, row)
+        attributes = row_attributes(row.tag)
+        self.ends_plainly = row.number == place.last and row.tag.startswith(f'<{self.lead}row r="{place.last}"'.encode())
+        reader.keep_row(row)
         cells = cells if cells is not None else reader.cells(row)
         self._set_beside(row.number, cells)
         self._note_formulas(cells, row.number)
         inside = {cell.column: cell for cell in cells if place.left <= cell.column <= place.right}
-        self._block(row.number, (cell for cell in cells if place.right < cell.column <= place.new_right))
+        self._block_right(row.number, cells)
+        if not self._carries:
+            return
         kept: dict[int, Cell] = {}
         formats: dict[int, int] = {}
         for slot in place.slots:
@@ -223,20 +257,22 @@ class Region:
             if cell is None:
                 continue
             usual = self.styles.get(slot.place, 0)
-            if self._everything:
-                kept[slot.place] = cell
-            elif slot.ours is not None:
+            if slot.ours is not None:
                 if cell.style != usual:
                     formats[slot.place] = cell.style
             elif not self._default(cell, slot, row.number):
                 kept[slot.place] = cell
                 if self.constants is None and not cell.blank and not cell.formula:
                     self.constants = slot.heading
-        key = self.key(inside, row.number - place.first)
-        if self._everything:
-            self.order.append(key)
-        if attributes or kept or formats:
+        if attributes or kept or formats or row.number in self._attached:
+            key = self.key(inside, row.number - place.first)
             self.carried.setdefault(key, deque()).append(Carried(row.number, attributes, kept, formats))
+
+    def whole(self, reader: SheetReader, row: Row) -> Carried:
+        """A row of data with everything in it, for tables whose rows stay."""
+        reader.keep_row(row)
+        inside = {cell.column: cell for cell in reader.cells(row) if self.place.left <= cell.column <= self.place.right}
+        return Carried(row.number, row_attributes(row.tag), inside)
 
     def _default(self, cell: Cell, slot: Slot, row: int) -> bool:
         """Whether a teammate's cell holds what any new row would get anyway."""
@@ -246,28 +282,14 @@ class Region:
             return cell.blank and slot.place not in self.formulas
         return slot.place in self.formulas and self._normal(cell, row) == self.formulas[slot.place]
 
-    def _ours_only(self, row: Row) -> bool:
-        """A quick look at a row of a table that is all ours: nothing beside it, no formulas, no formats of its own."""
-        content = row.content
-        first, last = content.find(b'<c r="'), content.rfind(b'<c r="')
-        if first < 0 or content.find(b"<f") >= 0:
-            return False
-        if _column(content, first + 6) < self.place.left or _column(content, last + 6) > self.place.right:
-            return False
-        return _STYLES.findall(content) == self._usual
 
-
-def _column(content: bytes, at: int) -> int:
-    value = 0
-    while 65 <= (code := content[at]) <= 90:
-        value = value * 26 + code - 64
-        at += 1
-    return value
-
-
-def _attributes(tag: bytes) -> bytes:
-    """What stands between the name and the end of an opening tag."""
-    return b"".join(re.split(rb"(?=\s)", tag, maxsplit=1)[1:]).rstrip(b"/> \t\r\n")
+def row_attributes(tag: bytes) -> bytes:
+    """What somebody decided about a row: its height, format, outline, whether it is hidden. Not its number, nor what says nothing."""
+    found = {name: text for text, name, value in _ATTRIBUTE.findall(tag) if name not in _NOT_KEPT and value[1:-1] not in (b"0", b"false")}
+    for value, decided in ((b"ht", b"customHeight"), (b"s", b"customFormat")):
+        if decided not in found:
+            found.pop(value, None)
+    return b"".join(text for name, text in found.items() if not name.endswith(b":dyDescent"))
 
 
 def key_text(value: float | str | bool | None) -> str:

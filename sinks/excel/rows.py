@@ -40,30 +40,47 @@ class Composer:
         styles: Mapping[int, int],
         rendering: Rendering,
         move: Move,
-        lead: str,
-        recall: Callable[[str], Carried | None],
+        recall: Callable[[str], Carried | None] | None,
+        by_unit: Mapping[int, Mapping[str, int]] = {},
+        heights: Callable[[pa.RecordBatch], Sequence[float]] | None = None,
     ) -> None:
         self._region = region
         self._place = region.place
         self._styles = styles
         self._rendering = rendering
         self._move = move
-        self._lead = lead
+        self._lead = region.lead
         self._recall = recall
+        self._by_unit = by_unit
+        self._heights = heights
+        self._used: dict[str, int] = {}
+        #: old row → new row of every row that has something to carry
+        self.went: dict[int, int] = {}
         self._key_columns = [slot.ours for at in region.key_places for slot in region.place.slots if slot.place == at and slot.ours]
 
     def rows(self, batches: Iterator[Batch]) -> Iterator[tuple[int, pa.Array]]:
         """The first sheet row and the text of each row, batch by batch."""
-        used: dict[str, int] = {}
+        self._used = {}
+        self.went = {}
         for batch in batches:
-            yield batch.first, self._compose(batch, used)
+            yield batch.first, self._compose(batch)
 
-    def _compose(self, batch: Batch, used: dict[str, int]) -> pa.Array:
+    def left_behind(self) -> Iterator[tuple[str, Carried]]:
+        """What belonged to rows that are no longer there, by key; once all rows are composed."""
+        for key, known in self._region.carried.items():
+            for row in list(known)[self._used.get(key, 0) :]:
+                yield key, row
+
+    def _compose(self, batch: Batch) -> pa.Array:
         count = batch.values.num_rows
         numbers = pa.array(range(batch.first, batch.first + count), pa.int32()).cast(pa.string())
-        carried_rows = self._carried(batch, used)
+        carried_rows = self._carried(batch)
         attributes: pa.Array | str = ""
-        if carried_rows and any(row.attributes for row in carried_rows):
+        if self._heights:
+            usual = [f' ht="{height:g}" customHeight="1"' for height in self._heights(batch.values)]
+            own = [row.attributes.decode() for row in carried_rows] or usual
+            attributes = pa.array([known or height for known, height in zip(own, usual, strict=True)], pa.string())
+        elif carried_rows and any(row.attributes for row in carried_rows):
             attributes = pa.array([row.attributes.decode() for row in carried_rows], pa.string())
         pieces: list[pa.Array | str] = [f'<{self._lead}row r="', numbers, '"', attributes, ">"]
         beside = [self._region.beside.get(row) for row in range(batch.first, batch.first + count)] if self._region.beside else []
@@ -77,18 +94,22 @@ class Composer:
         pieces.append(f"</{self._lead}row>")
         return joined(pieces, count)
 
-    def _carried(self, batch: Batch, used: dict[str, int]) -> list[Carried]:
+    def _carried(self, batch: Batch) -> list[Carried]:
         """For each row what goes along with it; empty when nothing in the table does."""
         if batch.old:
             return [row or NOTHING for row in batch.old]
-        if not self._region.carried and self._recall is nothing:
+        if not self._region.carried and self._recall is None:
             return []
         rows = []
-        for key in self._keys(batch):
-            at = used.get(key, 0)
-            used[key] = at + 1
+        for place, key in enumerate(self._keys(batch), batch.first):
+            at = self._used.get(key, 0)
+            self._used[key] = at + 1
             known = self._region.carried.get(key, ())
-            rows.append(known[at] if at < len(known) else (self._recall(key) if not at else None) or NOTHING)
+            if at < len(known):
+                self.went[known[at].row] = place
+                rows.append(known[at])
+            else:
+                rows.append((self._recall(key) if self._recall and not at else None) or NOTHING)
         return rows
 
     def _keys(self, batch: Batch) -> list[str]:
@@ -102,11 +123,21 @@ class Composer:
         tail = tails(batch.values.column(ours.name), ours, self._rendering, batch.first)
         if batch.old:
             return [self._merged(slot, batch, numbers, tail, rows)]
-        if not any(slot.place in row.styles for row in rows):
+        usual = self._usual_styles(slot, ours, batch.values) or [style] * (len(rows) and len(numbers))
+        if not ours.unit_by and not any(slot.place in row.styles for row in rows):
             return cell_pieces(self._lead, slot.place, style, numbers, tail)
-        own = pa.array([str(row.styles.get(slot.place, style)) for row in rows], pa.string())
+        if rows:
+            usual = [row.styles.get(slot.place, known) for row, known in zip(rows, usual, strict=True)]
+        own = pa.array([str(known) for known in usual], pa.string())
         start = f'<{self._lead}c r="{letters(slot.place)}'
         return [start, numbers, '" s="', own, '"', pc.fill_null(tail, "/>")]
+
+    def _usual_styles(self, slot: Slot, ours: Column, values: pa.RecordBatch) -> list[int]:
+        """For a column whose unit stands in another column: each row's format."""
+        if not ours.unit_by:
+            return []
+        style, known = self._styles.get(slot.place, 0), self._by_unit.get(slot.place, {})
+        return [known.get(unit, style) for unit in values.column(ours.unit_by).to_pylist()]
 
     def _merged(self, slot: Slot, batch: Batch, numbers: pa.Array, tail: pa.Array, rows: list[Carried]) -> pa.Array:
         """Our cells where the row has new values, the old cells where it stays whole."""
@@ -121,12 +152,15 @@ class Composer:
     def _their_cells(self, slot: Slot, first: int, numbers: pa.Array, rows: list[Carried]) -> list[pa.Array | str]:
         formula = self._region.formulas.get(slot.place)
         style = self._styles.get(slot.place, 0)
-        fixed = formula is None or carried(formula, 1, self._place.first, self._bottom) == formula
+        if formula is not None:
+            formula = self._move.formula(formula, self._move.sheet)
+        fixed = formula is None or carried(formula, 1, self._place.first, self._place.new_last) == formula
         usual = pa.nulls(len(numbers), pa.string())
         if formula is not None and fixed:
             usual = pa.array([self._formula_tail(formula)] * len(numbers), pa.string())
         elif formula is not None:
-            texts = [carried(formula, first + at - self._place.first, self._place.first, self._bottom) for at in range(len(numbers))]
+            start, last = self._place.first, self._place.new_last
+            texts = [carried(formula, first + at - start, start, last) for at in range(len(numbers))]
             usual = pa.array([self._formula_tail(text) for text in texts], pa.string())
         pieces = cell_pieces(self._lead, slot.place, style, numbers, usual)
         if not any(slot.place in row.cells for row in rows):
@@ -134,12 +168,8 @@ class Composer:
         own = pa.array([self._cell(row, slot.place, first + at) if slot.place in row.cells else None for at, row in enumerate(rows)])
         return [pc.coalesce(own.cast(pa.string()), joined(pieces, len(numbers)))]
 
-    @property
-    def _bottom(self) -> int:
-        return max(self._place.last, self._place.new_last)
-
     def _formula_tail(self, formula: str) -> str:
-        text = escaped(self._move.formula(formula, self._move.sheet)).decode()
+        text = escaped(formula).decode()
         return f"><{self._lead}f>{text}</{self._lead}f></{self._lead}c>"
 
     def _cell(self, row: Carried, place: int, new_row: int) -> str:
@@ -159,10 +189,6 @@ class Composer:
         return pa.array(texts, pa.string())
 
 
-def nothing(_: str) -> None:
-    """Recalls nothing: the run keeps no memory of vanished rows."""
-
-
 def moved_cell(cell: Cell, row: int, new_row: int, region: Region, move: Move) -> bytes:
     """A cell of the table's data in another row. Its formula follows; shared formulas become plain ones."""
     formula = cell.formula
@@ -170,8 +196,8 @@ def moved_cell(cell: Cell, row: int, new_row: int, region: Region, move: Move) -
         return cell.at(new_row)
     place = region.place
     text = expanded(formula, region.masters, row, cell.column)
-    text = carried(text, new_row - row, place.first, place.last)
     text = move.formula(text, move.sheet)
+    text = carried(text, new_row - row, place.first, max(place.last, place.new_last), place.new_last)
     lead = cell.lead
     opening = b"<" + lead + b"f>"
     if formula.kind == "array":

@@ -15,11 +15,13 @@ from sinks.excel.table import unescaped
 
 MAX_HEAD: Final = 32 << 20
 MAX_ROW: Final = 64 << 20
+LEAST_BLOCK: Final = 1 << 16
 
 _SHEET_DATA: Final = re.compile(rb"<((?:[A-Za-z_][\w.-]*:)?)sheetData(?:\s[^<>]*?)?(/?)>")
 _ENTITIES: Final = {"&quot;": '"', "&apos;": "'"}
 _ROW_NUMBER: Final = re.compile(rb"""\sr\s*=\s*["']([0-9]{1,7})["']""")
 _TAG_END: Final = re.compile(rb"""(?:[^>"']|"[^"]*"|'[^']*')*>""")
+_SPACE: Final = re.compile(rb"[ \t\r\n]*")
 _NUMBER_REFERENCE: Final = re.compile(r"&#(?:x([0-9A-Fa-f]+)|([0-9]+));")
 
 
@@ -35,6 +37,15 @@ class Row:
     @property
     def empty(self) -> bool:
         return self.tag.endswith(b"/>")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Rows `first` to `last` as they stand."""
+
+    first: int
+    last: int
+    text: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +192,8 @@ class SheetReader:
         self._at = 0
         self._buffer = b""
         self._row = 0
+        self._start = self._before = 0
+        self._read = self._looked = 0
         self.tail = b""
         self._read_head()
         self._guard = guard()
@@ -209,6 +222,7 @@ class SheetReader:
             return False
         self._buffer = self._buffer[self._at :] + piece
         self._at = 0
+        self._read += 1
         return True
 
     def _need(self, size: int) -> None:
@@ -254,6 +268,7 @@ class SheetReader:
             if b"<!" in content or b"<?" in content:
                 raise damaged(self._part, "its rows hold comments or raw sections")
             length = end
+        self._start, self._before = self._at, self._row
         self._at += length
         found = _ROW_NUMBER.search(tag)
         number = int(found[1]) if found else self._row + 1
@@ -262,10 +277,17 @@ class SheetReader:
         self._row = number
         return Row(number, tag, content, found is not None)
 
+    def reach(self, row: int) -> None:
+        """Go on until the next row is numbered `row` or more."""
+        while (found := self.next_row()) is not None:
+            if found.number >= row:
+                self._at, self._row = self._start, self._before
+                return
+
     def _skip_space(self) -> None:
         while True:
-            while self._at < len(self._buffer) and self._buffer[self._at] in b" \t\r\n":
-                self._at += 1
+            space = _SPACE.match(self._buffer, self._at)
+            self._at = space.end() if space else self._at
             if self._at < len(self._buffer) or not self._more():
                 return
 
@@ -295,6 +317,71 @@ class SheetReader:
                 raise damaged(self._part, "what follows its rows is too large")
             pieces.append(piece)
         self.tail = b"</" + self.lead + b"sheetData>" + b"".join(pieces)
+
+    def xml(self, row: Row) -> bytes:
+        """A row as it stands."""
+        return row.tag if row.empty else row.tag + row.content + self._close + b">"
+
+    def again(self, xml: bytes, number: int) -> Row:
+        """A row as text, read the way this sheet's rows are."""
+        tag_end = _TAG_END.match(xml)
+        found = tag_end and _ROW_NUMBER.search(tag_end[0])
+        if not tag_end or not found or int(found[1]) != number or not xml.startswith(self._open) or b"<!" in xml or b"<?" in xml:
+            raise damaged(self._part, f"something other than row {number} stands in its place")
+        tag = tag_end[0]
+        return Row(number, tag, b"" if tag.endswith(b"/>") else xml[len(tag) : xml.rindex(self._close)], numbered=True)
+
+    def block(self, last: int) -> Block | None:
+        """The whole rows at hand, when they follow each other without a gap and end above row `last`. `accept` takes them."""
+        if len(self._buffer) - self._at < LEAST_BLOCK and not self._more():
+            return None
+        if self._looked == self._read:  # what is at hand has no such block
+            return None
+        self._looked = self._read
+        end = self._buffer.rfind(self._close + b">", self._at)
+        text = self._buffer[self._at : end + len(self._close) + 1] if end > 0 else b""
+        count = text.count(self._close + b">")
+        final = self._row + count
+        if (
+            not count
+            or final >= last
+            or text.rfind(self._open + b' r="%d"' % final) <= text.rfind(self._close, 0, len(text) - len(self._close) - 1)
+        ):
+            return None
+        return Block(self._row + 1, final, text)
+
+    def accept(self, block: Block) -> None:
+        """Go on behind a block."""
+        self._at += len(block.text)
+        self._row = block.last
+
+    def take(self, expected: memoryview, rows: int) -> bool:
+        """Whether the next rows are exactly these; if so, go on behind them."""
+        here = [self._buffer[self._at :]]
+        missing = len(expected) - len(here[0])
+        while missing > 0 and (piece := next(self._pieces, None)) is not None:
+            here.append(piece)
+            missing -= len(piece)
+        if len(here) > 1:
+            self._buffer, self._at = b"".join(here), 0
+        if memoryview(self._buffer)[self._at : self._at + len(expected)] != expected:
+            return False
+        self._at += len(expected)
+        self._row += rows
+        return True
+
+    def skip_past(self, row: int) -> None:
+        """Go on behind a row that is known to be there and to say its number first, without looking at the rows before it."""
+        mark = self._open + b' r="%d"' % row
+        while (found := self._buffer.find(mark, self._at)) < 0:
+            self._at = max(self._at, len(self._buffer) - len(mark))
+            if not self._more():
+                raise damaged(self._part, "it ends within its rows")
+        self._at = found
+        self.next_row()
+
+    def keep_row(self, row: Row) -> None:
+        self.keep(self.xml(row))
 
     def keep(self, text: bytes) -> None:
         """Refuse text that is not well-formed where it stands."""

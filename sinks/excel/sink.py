@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import ClassVar, Final, Literal
@@ -10,10 +11,9 @@ from typing import ClassVar, Final, Literal
 from pydantic import Field
 
 from connector.api import Drive, Finding, Location, NetworkConfig, Output, PluginConfig, Receipt, Run, TableSpec
-from connector.errors import ConfigError, ConflictError, LockedError, nearest
+from connector.errors import ConfigError, ConflictError, LockedError
 from connector.http import Network, Session
 from sinks.drives import DriveConfig, open_drive
-from sinks.excel.cells import columns_of
 from sinks.excel.refresh import Changes, Options, TableJob, create, refresh
 from sinks.excel.standard import standard
 
@@ -56,6 +56,7 @@ class ExcelConfig(PluginConfig):
 
 class ExcelSink:
     Config: ClassVar[type[PluginConfig]] = ExcelConfig
+    takes_empty: ClassVar[bool] = True  # a table that has lost its rows must lose them in the workbook too
 
     def __init__(self, config: ExcelConfig, session: Session) -> None:
         if PurePosixPath(config.path).suffix.lower() not in SUFFIXES:
@@ -79,10 +80,12 @@ class ExcelSink:
                 version_before=before.version_after, version_after=before.version_after,
             )  # fmt: skip
         jobs = self._jobs(tables, run)
+        delivered = {output.name for output in tables.values() if output.rows or output.spec}
         with TemporaryDirectory(prefix="connector-") as scratch:
             for attempt in range(1, ATTEMPTS + 1):
                 try:
-                    return self._attempt(jobs, run, Path(scratch))
+                    receipt = self._attempt(jobs, run, Path(scratch))
+                    return replace(receipt, rows={name: count for name, count in receipt.rows.items() if name in delivered})
                 except ConflictError:
                     if attempt == ATTEMPTS:
                         raise
@@ -94,17 +97,23 @@ class ExcelSink:
         options = Options(
             timezone=run.timezone,
             at=run.at,
+            facts=run.facts,
             break_signature=self._config.break_signature,
             remember=self._config.remember,
             remember_days=self._config.remember_days,
             memory=run.memory,
         )
-        changes = create(result, jobs, options, self._template()) if version is None else refresh(current, result, jobs, options)
+        try:
+            changes = create(result, jobs, options, self._template()) if version is None else refresh(current, result, jobs, options)
+        except TargetError as error:
+            raise TargetError(f"{self._drive.name()}: {error}", remedy=error.remedy) from error
         if version is not None and changes.unchanged:
             return self._receipt("unchanged", changes, version, version, "every cell already holds its value")
         size = result.stat().st_size
         if run.dry_run:
             return self._receipt("would write", changes, version, version, "dry run", size)
+        if changes.memory != run.memory:
+            run.remember(changes.memory)
         target, after = self._store(result, version)
         return self._receipt("written", changes, version, after, "" if target == self._drive.name() else f"stored as {target}", size)
 
@@ -160,7 +169,7 @@ class ExcelSink:
 
     def _jobs(self, tables: Mapping[str, Output], run: Run) -> list[TableJob]:
         if all(output.spec is None for output in tables.values()):
-            return standard(tables, run)
+            return standard(tables, run, self._config.locale)
         return [_job(output) for output in tables.values()]
 
 
@@ -172,24 +181,8 @@ def _job(output: Output) -> TableJob:
         table=spec.table,
         sheet=spec.sheet,
         cell=spec.cell,
-        key=_key(output, spec),
+        key=tuple(name for name in output.key if name in output.schema.names),
         mode=spec.mode,
         overflow=spec.overflow,
         on_blocked=spec.on_blocked,
     )
-
-
-def _key(output: Output, spec: ExcelTable) -> tuple[str, ...]:
-    """The columns that name a row. One an admin names must be there; the canonical one may have been left out."""
-    known: dict[str, str] = {}
-    for column in columns_of(output.schema):
-        for name in (column.name, column.heading):
-            known.setdefault(name.casefold(), column.name)
-    if isinstance(spec.columns, Mapping):
-        known.update({name.casefold(): known[shown.casefold()] for name, shown in spec.columns.items() if shown.casefold() in known})
-    wanted = (spec.key,) if isinstance(spec.key, str) else spec.key
-    for name in wanted or ():
-        if name.casefold() not in known:
-            raise ConfigError(f"table {output.name!r} has no key column {name!r}; {nearest(name, known)}")
-    names = wanted or output.key
-    return tuple(known[name.casefold()] for name in names) if all(name.casefold() in known for name in names) else ()

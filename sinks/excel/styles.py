@@ -42,6 +42,10 @@ def format_for(unit: str | None, kind: Kind, currency: str | None) -> str:
     return {"percent": "0.0%", "ratio": "0.00", "days": "#,##0.0", "count": "#,##0"}.get(unit or "", "General")
 
 
+#: units a number can have, for columns that say it row by row
+UNITS: Final = ("money", "money per day", "percent", "days", "count", "ratio")
+
+
 def is_date(code: str) -> bool:
     """Whether Excel shows a number with this format as a date or time."""
     plain = re.sub(r'"[^"]*"|\\.|_.|\*.|\[(?!h+\]|m+\]|s+\])[^\]]*\]', "", code.partition(";")[0])
@@ -60,7 +64,7 @@ class Styles:
     def __init__(self, data: bytes, part: str = "xl/styles.xml") -> None:
         self._data = data
         self._root = parse(data, part)
-        self._part = part
+        self.part = part
         cells = self._root.find("cellXfs")
         if self._root.name != "styleSheet" or self._root.space != MAIN or cells is None or not cells.children:
             raise damaged(part, "it holds no cell formats")
@@ -104,6 +108,10 @@ class Styles:
         temporal = kind in ("date", "instant", "time", "duration")
         fits = is_date(current) if temporal else not is_date(current) and (current != "General" or wanted == "General")
         return style if fits and current != "@" else self._with_number(style, wanted)
+
+    def showing(self, style: int, unit: str, currency: str | None) -> int:
+        """A copy of a cell format that shows numbers of this unit."""
+        return self._with_number(style, format_for(unit, "number", currency))
 
     def _with_number(self, style: int, code: str) -> int:
         number = self._number_for(code)

@@ -91,8 +91,8 @@ class Table:
         return edits.result()
 
 
-def new_table(number: int, name: str, area: Area, headings: Sequence[str], *, styled: bool = True) -> bytes:
-    """A fresh table part. `area` includes the header."""
+def new_table(number: int, name: str, area: Area, headings: Sequence[str], *, styled: bool = True, filtered: bool = True) -> bytes:
+    """A fresh table part. `area` includes the header; `filtered` gives it filter buttons."""
     columns = b"".join(
         b"<tableColumn id=%s name=%s/>" % (attribute(str(place)), attribute(escaped_name(heading)))
         for place, heading in enumerate(headings, 1)
@@ -100,14 +100,14 @@ def new_table(number: int, name: str, area: Area, headings: Sequence[str], *, st
     style = b'<tableStyleInfo name="%s" showFirstColumn="0" showLastColumn="0" showRowStripes="1" showColumnStripes="0"/>' % STYLE.encode()
     return (
         DECLARATION + b'<table xmlns="%s" id="%d" name=%s displayName=%s ref="%s" totalsRowShown="0">'
-        b'<autoFilter ref="%s"/><tableColumns count="%d">%s</tableColumns>%s</table>'
+        b'%s<tableColumns count="%d">%s</tableColumns>%s</table>'
         % (
             MAIN.encode(),
             number,
             attribute(name),
             attribute(name),
             area.span.encode(),
-            area.span.encode(),
+            b'<autoFilter ref="%s"/>' % area.span.encode() if filtered else b"",
             len(headings),
             columns,
             style if styled else b"",

@@ -23,7 +23,7 @@ from sinks.excel.markup import (
     prefix,
     utf8,
 )
-from sinks.excel.package import Package
+from sinks.excel.package import Package, Written
 from sinks.excel.table import Table
 
 TYPES: Final = "[Content_Types].xml"
@@ -66,6 +66,7 @@ class Workbook:
 
     def __init__(self, package: Package, *, break_signature: bool = False) -> None:
         self.package = package
+        self._tables: list[tuple[Sheet, Table]] | None = None
         if TYPES not in package:
             raise TargetError("the file is not an Excel workbook (it has no content types)", remedy="name an .xlsx or .xlsm file in `path`")
         self.part = self._main()
@@ -79,7 +80,6 @@ class Workbook:
         protection = root.find("workbookProtection")
         self.locked = bool(protection) and protection is not None and protection.get("lockStructure") in ("1", "true")
         self.sheets = list(self._sheets(root))
-        self._tables: list[tuple[Sheet, Table]] | None = None
 
     # ── reading ──
 
@@ -164,9 +164,10 @@ class Workbook:
 
     # ── changing ──
 
-    def put(self, part: str, data: bytes) -> None:
+    def put(self, part: str, data: bytes | Written) -> None:
         self.package.put(part, data)
-        self._tables = None
+        if self._tables is not None and (part.endswith(".rels") or any(table.part == part for _, table in self._tables)):
+            self._tables = None
 
     def add_type(self, part: str, kind: str) -> None:
         data = self.data(TYPES)
@@ -217,7 +218,7 @@ class Workbook:
                 remedy="unprotect it in Excel (Review → Protect Workbook), or add the sheet by hand",
             )
         name = self._free_sheet_name(wanted)
-        part = self._free_part(f"{self.folder}/worksheets/sheet%d.xml".lstrip("/"))
+        part = self.free_part(f"{self.folder}/worksheets/sheet%d.xml".lstrip("/"))
         self.package.put(part, data)
         self.add_type(part, SHEET_TYPE)
         relation = self.add_relation(self.part, "worksheet", part)
@@ -252,9 +253,9 @@ class Workbook:
     def free_table_part(self) -> tuple[str, int]:
         """A part name and an id no other table has."""
         number = max((table.id for _, table in self.tables()), default=0) + 1
-        return self._free_part(f"{self.folder}/tables/table%d.xml".lstrip("/")), number
+        return self.free_part(f"{self.folder}/tables/table%d.xml".lstrip("/")), number
 
-    def _free_part(self, pattern: str) -> str:
+    def free_part(self, pattern: str) -> str:
         number = 1
         while pattern % number in self.package:
             number += 1

@@ -64,18 +64,18 @@ def test_five_faults_are_reported_at_once_each_with_its_line(tmp_path):
 def test_variables_come_from_the_environment_then_dotenv_then_the_default(tmp_path):
     (tmp_path / ".env").write_text("NAME=from-dotenv\nOTHER=from-dotenv\n")
     (tmp_path / "secret").write_text("from-file\n")
-    text = GOOD.replace("Pipeline.xlsx", "${NAME}/${OTHER}/${NONE:-fallback}/${file:secret}/$${x}.xlsx")
+    text = GOOD.replace("Pipeline.xlsx", '"${NAME}/${OTHER}/${NONE:-fallback}/${file:secret}/$${x}.xlsx"')
     sink = load(write(tmp_path, text), {"NAME": "from-env"}).flow("pipeline").sinks[0]
     assert sink.path == "from-env/from-dotenv/fallback/from-file/${x}.xlsx"
 
 
 def test_an_unset_variable_names_itself_and_its_key(tmp_path):
-    message = faults(write(tmp_path, GOOD.replace("Pipeline.xlsx", "${WORKBOOK}")))
+    message = faults(write(tmp_path, GOOD.replace("Pipeline.xlsx", '"${WORKBOOK}"')))
     assert "connector.yaml:9: flows.pipeline.sinks.0.path: the variable WORKBOOK is not set" in message
 
 
 def test_a_missing_secret_file_names_its_key(tmp_path):
-    assert "the file /no/such cannot be read" in faults(write(tmp_path, GOOD.replace("Pipeline.xlsx", "${file:/no/such}")))
+    assert "the file /no/such cannot be read" in faults(write(tmp_path, GOOD.replace("Pipeline.xlsx", '"${file:/no/such}"')))
 
 
 def test_values_never_show(tmp_path):
@@ -91,6 +91,7 @@ def test_values_never_show(tmp_path):
     [
         ("", "the file is empty"),
         ("flows: [", "not YAML"),
+        ("flows: {a: ${B}}", "in quotes"),
         ("flows:\n  a: 1\n  a: 2\n", "already stands on line 2"),
         ("- a\n", "expected a mapping"),
         ("flows: {}\n", "flows: "),

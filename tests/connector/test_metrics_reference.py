@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from datetime import UTC, date, datetime
 from pathlib import Path
+from statistics import median
 from zoneinfo import ZoneInfo
 
 import duckdb
@@ -219,3 +221,71 @@ def test_expected_close_of_open_deals_comes_from_their_close_date(preppin):
     rows = engine.fetch("select closed_at, expected_close_date from deals where is_open = 1").to_pylist()
     assert len(rows) == 73
     assert all(row["closed_at"] is None and isinstance(row["expected_close_date"], date) for row in rows)
+
+
+def test_preppin_stages_are_entered_as_often_as_the_reference_says(preppin):
+    engine, reference = preppin
+    rows = {row["stage"]: row for row in engine.fetch("select * from stage_conversion").to_pylist()}
+    ever = reference["extra"]["deals_ever_in_stage"]
+    assert {stage: row["entered"] for stage, row in rows.items()} == {
+        stage: count for stage, count in ever.items() if "Closed" not in stage
+    }
+    shares = reference["extra"]["won_share_of_deals_ever_in_stage"]
+    for stage, row in rows.items():
+        assert row["won"] / row["entered"] == pytest.approx(shares[stage], abs=1e-6)
+        assert row["entered"] == row["advanced"] + row["lost"] + row["still_here"] + row["moved_back"]
+        assert row["basis"] == "history"
+
+
+def history():
+    """Deal → its changes in date order, straight from the file."""
+    by_deal = {}
+    with (CRM / "salesforce_preppin_2022w23" / "Opportunity History.csv").open(encoding="utf-8-sig") as file:
+        for row in csv.DictReader(file):
+            moment = datetime.strptime(row["CreatedDate"], "%d/%m/%Y").date()
+            by_deal.setdefault(row["OppID"], []).append((moment, int(row["SortOrder"]), row["StageName"]))
+    return {deal: [(day, stage) for day, _, stage in sorted(changes)] for deal, changes in by_deal.items()}
+
+
+def test_preppin_time_in_stage(preppin):
+    """The reference measures from one change to the next; a stay is all changes that repeat its stage, so the days must add up to the same.
+
+    What the reference counts and stays do not: days between changes within the stay a deal is still in.
+    """
+    engine, reference = preppin
+    stays, ongoing = {}, {}
+    for changes in history().values():
+        stay = [changes[0]]
+        for change in changes[1:]:
+            if change[1] != stay[0][1]:
+                stays.setdefault(stay[0][1], []).append((change[0] - stay[0][0]).days)
+                stay = []
+            stay.append(change)
+        ongoing[stay[0][1]] = ongoing.get(stay[0][1], 0) + (stay[-1][0] - stay[0][0]).days
+    events = {"Negotiation/Review": 49, "Prospecting": 220, "Qualification": 47, "Value Proposition": 49}
+    for stage, mean_days in reference["extra"]["mean_days_in_stage_until_next_event"].items():
+        assert sum(stays[stage]) + ongoing[stage] == pytest.approx(mean_days * events[stage], abs=1e-3)
+
+    found = {row["stage"]: row for row in engine.fetch("select * from stage_conversion").to_pylist()}
+    for stage in events:
+        assert found[stage]["median_days"] == median(stays[stage])
+        ordered = sorted(stays[stage])
+        place = 0.9 * (len(ordered) - 1)
+        low = int(place)
+        high = min(low + 1, len(ordered) - 1)
+        assert found[stage]["p90_days"] == pytest.approx(ordered[low] + (ordered[high] - ordered[low]) * (place - low))
+
+
+def test_preppin_is_in_its_stage_since_the_stay_began(preppin):
+    """Where the history ends in another stage than the deal is in, nobody knows since when."""
+    engine, _ = preppin
+    rows = engine.fetch("select deal_id, stage, stage_entered_at, days_in_stage from deals where is_open = 1").to_pylist()
+    known, every = 0, history()
+    for row in rows:
+        changes = every[row["deal_id"]]
+        since = next(day for place, (day, _) in enumerate(changes) if all(stage == changes[-1][1] for _, stage in changes[place:]))
+        if changes[-1][1] != row["stage"]:
+            since = None
+        known += since is not None
+        assert (row["stage_entered_at"], row["days_in_stage"]) == (since, since and (date(2022, 12, 31) - since).days)
+    assert known > 50

@@ -147,6 +147,14 @@ class TestView:
         expected = {row["deal_id"]: row["amount"] for row in export.tables(company)["deals"]}
         assert dict(zip(table["deal_id"].to_pylist(), table["amount"].to_pylist(), strict=True)) == expected
 
+    def test_date_times_are_in_the_zone_that_is_given(self, desk, tmp_path):
+        """A view says 9:15 and not where; the same text is another instant in Berlin than in UTC."""
+        spec = {"fields": MAPPED, "status": STATUS, "null_text": True, "locale": "en_US"}
+        utc, _ = desk.typed(tmp_path, "Sales Pipeline/Deals", "deals", timezone="UTC", **spec)
+        tokyo, _ = desk.typed(tmp_path, "Sales Pipeline/Deals", "deals", timezone="Asia/Tokyo", **spec)
+        for first, second in zip(utc["created_at"].to_pylist(), tokyo["created_at"].to_pylist(), strict=True):
+            assert first - second == timedelta(hours=9)
+
     @pytest.mark.parametrize(
         "name",
         [
@@ -488,6 +496,8 @@ class TestConfiguration:
             ({"views": []}, "at least 1"),
             ({"views": [{"view": "a/b", "table": "t", "max_age": 0}]}, "greater than or equal to 1"),
             ({"colour": "red"}, "not permitted"),
+            ({"views": [{"view": "a/b", "table": "t", "locale": "xx_YY"}]}, "no locale"),
+            ({"views": [{"view": "a/b", "table": "t", "timezone": "Mars"}]}, "no time zone"),
         ],
     )
     def test_mistakes_are_named(self, change, message):

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid5
 
-from connector.sandbox.microsoft365.content import Content, ContentHost
+from connector.sandbox.microsoft365.content import Content
 from connector.sandbox.microsoft365.files import SPACE, Behaviour, Drive, Item, Kind
 from connector.sandbox.microsoft365.graph import Graph, Site
 from connector.sandbox.microsoft365.identity import App, Identity, ManagedIdentity, User
 from connector.sandbox.microsoft365.tls import certified
+from connector.sandbox.microsoft365.uploads import ContentHost, Uploads
+from connector.sandbox.microsoft365.workbook import Workbooks
 from connector.sandbox.server import Clock, Running, Service, serve
 
 TENANT: Final = "0d7a1e5c-8f43-4c0a-9a0e-5b1f3f1c2a10"
@@ -44,10 +46,14 @@ class Microsoft365:
         self._scratch.mkdir()
         self.authority = folder / ".authority.pem"
         self.identity = Identity(TENANT, DOMAIN, self.clock)
-        self.identity.tls = certified(self.authority, ("localhost", "login.microsoftonline.com"))
+        self.identity.tls = certified(self.authority, ("localhost", "login.microsoftonline.com", "graph.microsoft.com"))
         self.managed_identity = ManagedIdentity(self.identity)
         self.graph = Graph(self.identity, self.clock)
         self.content = Content(self.graph, self._scratch)
+        self.uploads = Uploads(self.content)
+        self.workbooks = Workbooks(self.graph, self._scratch)
+        self.content.held_by_workbook = self.workbooks.in_use
+        self.graph.on_access = self.workbooks.look
         self.app = self.add_app(CLIENT_ID, CLIENT_SECRET, roles=("Files.ReadWrite.All",), scopes=("Files.ReadWrite", "Files.ReadWrite.All"))
         self.app.public = True
         self.user_drive = self.add_user(USER, "Sales")
@@ -56,7 +62,7 @@ class Microsoft365:
 
     def services(self) -> tuple[Service, ...]:
         """To be served together: identity (https), managed-identity, graph, content."""
-        return self.identity, self.managed_identity, self.graph, ContentHost(self.content)
+        return self.identity, self.managed_identity, self.graph, ContentHost(self.uploads)
 
     def add_app(self, client_id: str, secret: str | None, *, roles: tuple[str, ...] = (), scopes: tuple[str, ...] = ()) -> App:
         app = self.identity.apps[client_id] = App(client_id, secret=secret, roles=roles, scopes=scopes)

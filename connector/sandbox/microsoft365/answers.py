@@ -56,7 +56,7 @@ def item_json(item: Item, downloads: Downloads, content: str) -> dict[str, Any]:
         "eTag": item.etag,
         "createdBy": dict(item.by),
         "lastModifiedBy": dict(item.by),
-        "fileSystemInfo": {"createdDateTime": instant(item.created), "lastModifiedDateTime": instant(item.modified)},
+        "fileSystemInfo": {"createdDateTime": instant(item.created), "lastModifiedDateTime": item.dated or instant(item.modified)},
         "parentReference": {"driveType": drive.kind, "driveId": drive.id},
     }
     if item.parent:

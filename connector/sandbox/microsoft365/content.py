@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlencode
 from uuid import uuid4
 
-from connector.sandbox.microsoft365.answers import instant, item_json, problem, refusal, version_json
+from connector.sandbox.microsoft365.answers import item_json, refusal, version_json
 from connector.sandbox.microsoft365.files import Drive, Item
 from connector.sandbox.microsoft365.graph import FORBIDDEN, ITEM, ITEM_AND, Call, Graph, Place, picked
-from connector.sandbox.server import Request, Response, Route, Service, reply
+from connector.sandbox.server import Response, reply
 
 SINGLE_PUT_LIMIT: Final = 250 * 1024 * 1024
 FRAGMENT: Final = 327_680
@@ -25,43 +23,21 @@ CHANGED: Final = "ETag does not match current item's value"
 LOCKED: Final = "The resource you are attempting to access is locked"
 
 
-@dataclass(slots=True)
-class Upload:
-    """An upload session: where it will go, and what has arrived."""
-
-    id: str
-    call: Call
-    place: Place
-    conflict: str
-    if_match: str | None
-    file: Path
-    until: datetime
-    total: int | None = None
-    arrived: int = 0
-    misaligned: bool = False
-    deferred: bool = False
-    flaky: int = 0  # how many fragments will meet a 404 first
-
-
 class Content:
-    """The file endpoints of Graph. `scratch` holds arriving bytes; `workbook_grace` tells of files the workbook API still holds."""
+    """The file endpoints of Graph. `scratch` holds arriving bytes; `held_by_workbook` tells of files the workbook API still holds."""
 
     def __init__(self, graph: Graph, scratch: Path) -> None:
         self.graph = graph
         self.scratch = scratch
-        self.uploads: dict[str, Upload] = {}
-        self.flaky_sessions = False  # 404 right after the session was made
         self.puts = 0
-        self.lately_in_workbook: Callable[[Item], bool] = lambda _: False
+        self.held_by_workbook: Callable[[Item], bool] = lambda _: False
         add = graph.add
         add("PATCH", ITEM, self.patch, 2)
-        add("PUT", ITEM, self.commit_upload, 2)
         add("DELETE", ITEM, self.delete, 2)
         add("GET", ITEM_AND + "/children", self.children, 2)
         add("POST", ITEM_AND + "/children", self.make_folder, 2)
         add("GET", ITEM_AND + "/content", self.download, 1)
         add("PUT", ITEM_AND + "/content", self.put, 2)
-        add("POST", ITEM_AND + r"/(?:microsoft\.graph\.)?createUploadSession", self.create_upload, 2)
         add("GET", ITEM_AND + "/versions", self.versions, 2)
         add("GET", ITEM_AND + "/versions/(?P<version>[^/]+)/content", self.download, 1)
         add("POST", ITEM_AND + "/versions/(?P<version>[^/]+)/restoreVersion", self.restore, 2)
@@ -77,7 +53,10 @@ class Content:
     def writable(self, call: Call, item: Item) -> None:
         """Raises the refusal of a file that is open, or checked out by somebody else."""
         bypass = "bypass-shared-lock" in (call.header("Prefer") or "") and call.request.method in ("DELETE", "PATCH")
-        if item.drive.lock(item) and not bypass:
+        held = self.held_by_workbook(item)
+        if held and call.request.running.strict:
+            call.request.violate("a file request right after workbook calls on the same file")
+        if (held or item.drive.lock(item)) and not bypass:
             raise refusal(423, "notAllowed", LOCKED, "resourceLocked")
         if item.checked_out and item.checked_out != call.who:
             raise refusal(423, "notAllowed", "The file is checked out for editing by another user.", "resourceLocked")
@@ -97,8 +76,6 @@ class Content:
         drive, behaviour = item.drive, item.drive.behaviour
         if behaviour.checkout and not item.checked_out:
             raise refusal(423, "notAllowed", f"The file {item.name} is not checked out. You must first check out this document.")
-        if call.request.running.strict and self.lately_in_workbook(item):
-            call.request.violate("file upload right after workbook calls on the same file")
         drive.put(item, file, call.who)
         self.after_write(item)
 
@@ -154,7 +131,7 @@ class Content:
         part = found[start : start + size]
         value: dict[str, Any] = {"value": [picked(call, item_json(child, self.graph.downloads, call.content)) for child in part]}
         if start + size < len(found):
-            value["@odata.nextLink"] = f"{call.request.target}?$top={size}&$skiptoken={start + size}"
+            value["@odata.nextLink"] = f"{call.request.target}?{urlencode({**query, '$skiptoken': start + size}, safe='$,')}"
         return reply(value)
 
     def make_folder(self, call: Call) -> Response:
@@ -190,7 +167,8 @@ class Content:
             if name.casefold() in parent.children and parent.children[name.casefold()] is not item:
                 raise refusal(409, "nameAlreadyExists", "An item with the same name already exists under the parent")
             item.drive.move(item, parent, name)
-        if "fileSystemInfo" in body:
+        if dated := body.get("fileSystemInfo", {}).get("lastModifiedDateTime"):
+            item.dated = dated
             item.etag_n += 1
         return self.graph.shown(call, item)
 
@@ -248,108 +226,6 @@ class Content:
         for name in call.request.args.get("path", "").strip("/").split("/")[:-1]:
             folder = place.drive.find(name, folder) or place.drive.make_folder(folder, name, call.who)
         return Place(place.drive, None, folder, place.name)
-
-    # ── upload sessions ───────────────────────────────────────────────────────────────────────────
-
-    def create_upload(self, call: Call) -> Response:
-        place, body = self.graph.place(call, write=True), call.json()
-        about = body.get("item", {})
-        if about and "@microsoft.graph.conflictBehavior" in about and next(iter(about)) != "@microsoft.graph.conflictBehavior":
-            raise refusal(400, "invalidRequest", "The annotation must come first in the item.")
-        if "name" in about and about["name"] != place.name:
-            raise refusal(400, "invalidRequest", "The name in the body must be that of the path.")
-        if place.parent is None and place.item is None:
-            place = self.with_folders(call, place)
-        if place.item:
-            self.writable(call, place.item)
-            self.matching(call, place.item, call.header("If-Match"))
-        if "fileSize" in about:
-            self.room(place.drive, int(about["fileSize"]))
-        upload = Upload(
-            secrets.token_urlsafe(32),
-            call,
-            place,
-            about.get("@microsoft.graph.conflictBehavior", "fail" if "path" in call.request.args else "replace"),
-            call.header("If-Match"),
-            self.scratch / uuid4().hex,
-            self.graph.clock.now() + timedelta(minutes=15),
-            deferred=bool(body.get("deferCommit")),
-            flaky=int(self.flaky_sessions),
-        )
-        upload.file.touch()
-        self.uploads[upload.id] = upload
-        if place.item and place.drive.kind == "personal":
-            place.item.etag_n += 1
-        url = f"{call.content}/_api/v2.0/drives/{place.drive.id}/items/uploadSession?guid='{uuid4()}'&overwrite=True&tempauth={upload.id}"
-        return reply({"uploadUrl": url, "expirationDateTime": instant(upload.until), "nextExpectedRanges": ["0-"]})
-
-    def fragment(self, upload: Upload, request: Request) -> Response:
-        if upload.flaky:
-            upload.flaky -= 1
-            return problem(404, "itemNotFound", "The upload session was not found")
-        given = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", request.headers.get("Content-Range", ""))
-        if not given:
-            raise refusal(400, "invalidRequest", "The Content-Range header is missing or malformed.")
-        first, last, total = (int(number) for number in given.groups())
-        if upload.total is not None and total != upload.total:
-            raise refusal(400, "invalidRequest", "The total size has changed.")
-        upload.total = total
-        if last - first + 1 != len(request.body):
-            raise refusal(416, "invalidRange", "The length does not fit the range.", "fragmentLengthMismatch")
-        if first < upload.arrived:
-            raise refusal(416, "invalidRange", "The fragment overlaps with what has been received.", "fragmentOverlap")
-        if first > upload.arrived:
-            raise refusal(416, "invalidRange", "The fragment is out of order.", "fragmentOutOfOrder")
-        if len(request.body) > FRAGMENT_LIMIT:
-            raise refusal(413, "maxFileSizeExceeded", "The fragment is too large.")
-        final = last + 1 == total
-        upload.misaligned = upload.misaligned or (not final and len(request.body) % FRAGMENT != 0)
-        with upload.file.open("ab") as file:
-            file.write(request.body)
-        upload.arrived = last + 1
-        if not final:
-            return self.status(upload, 202)
-        if upload.misaligned:
-            raise refusal(400, "invalidRequest", "Fragments must be multiples of 320 KiB.")
-        if upload.deferred:
-            return self.status(upload, 202)
-        return self.finish(upload, upload.place)
-
-    def status(self, upload: Upload, status: int = 200) -> Response:
-        expected = [] if upload.arrived == upload.total else [f"{upload.arrived}-"]
-        return reply({"expirationDateTime": instant(upload.until), "nextExpectedRanges": expected}, status)
-
-    def finish(self, upload: Upload, place: Place) -> Response:
-        """The last byte is there: it becomes the file, if it still may."""
-        call, drive = upload.call, place.drive
-        item = place.parent.children.get(place.name.casefold()) if place.parent else None
-        self.room(drive, upload.arrived)
-        if item and upload.conflict == "fail":
-            raise refusal(409, "nameAlreadyExists", "The specified item name already exists.")
-        if item is None or upload.conflict == "rename":
-            if item is None and upload.if_match:
-                raise refusal(412, "resourceModified", CHANGED, "entityTagDoesNotMatch")
-            name = self.free_name(place) if item else place.name
-            item = self.create(call, Place(drive, None, place.parent, name), upload.file)
-            status = 201
-        else:
-            self.writable(call, item)
-            self.matching(call, item, upload.if_match)
-            self.replace(call, item, upload.file)
-            status = 200
-        del self.uploads[upload.id]
-        return reply(item_json(item, self.graph.downloads, call.content), status)
-
-    def commit_upload(self, call: Call) -> Response:
-        """The bytes of a session that met a late conflict, under another name."""
-        place, body = self.graph.place(call, write=True), call.json()
-        token = str(body.get("@microsoft.graph.sourceUrl", "")).rpartition("tempauth=")[2]
-        upload = self.uploads.get(token)
-        if upload is None:
-            raise refusal(404, "itemNotFound", "The upload session was not found")
-        upload.conflict = body.get("@microsoft.graph.conflictBehavior", "fail")
-        upload.arrived = upload.total or 0
-        return self.finish(upload, place)
 
     # ── versions, check-out, links ────────────────────────────────────────────────────────────────
 
@@ -412,67 +288,3 @@ class Content:
             raise refusal(400, "invalidRequest", "roles and grantedTo are required.")
         item.grants[app] = body["roles"][0]
         return reply({"id": app, "roles": body["roles"]}, 201)
-
-
-class ContentHost(Service):
-    """The host of pre-authenticated addresses. A bearer token sent here is refused: it was never meant to see one."""
-
-    name = "content"
-
-    def __init__(self, content: Content) -> None:
-        self.content = content
-
-    def routes(self) -> Iterable[Route]:
-        yield "GET", r"/_layouts/15/download\.aspx", self.download
-        for method in ("GET", "PUT", "POST", "DELETE"):
-            yield method, r"/_api/v2\.0/drives/[^/]+/items/uploadSession", self.upload
-
-    def refuse(self, status: int, message: str) -> Response:
-        return problem(status, "itemNotFound" if status == 404 else "generalException", message)
-
-    def _without_bearer(self, request: Request) -> None:
-        if "Authorization" in request.headers:
-            request.violate("a bearer token was sent to a pre-authenticated address")
-            raise refusal(401, "unauthenticated", "The caller is not authenticated.")
-
-    def download(self, request: Request) -> Response:
-        self._without_bearer(request)
-        graph = self.content.graph
-        with graph.lock:
-            item, version, since = graph.downloads.tokens.get(request.query.get("tempauth", ""), (None, None, None))
-            if item is None or since is None or graph.clock.now() - since > timedelta(hours=1):
-                raise refusal(401, "unauthenticated", "The address has expired.")
-            if item.id not in item.drive.items:
-                raise refusal(404, "itemNotFound", "The resource could not be found.")
-            file = version.file if version and version.file else item.path
-            return _ranged(request, file, {"Content-Type": "application/octet-stream", "ETag": item.etag})
-
-    def upload(self, request: Request) -> Response:
-        self._without_bearer(request)
-        graph = self.content.graph
-        with graph.lock:
-            upload = self.content.uploads.get(request.query.get("tempauth", ""))
-            if upload is None or graph.clock.now() > upload.until:
-                raise refusal(404, "itemNotFound", "The upload session was not found")
-            if request.method == "PUT":
-                return self.content.fragment(upload, request)
-            if request.method == "GET":
-                return self.content.status(upload)
-            if request.method == "POST":
-                return self.content.finish(upload, upload.place)
-            del self.content.uploads[upload.id]
-            upload.file.unlink(missing_ok=True)
-            return Response(204)
-
-
-def _ranged(request: Request, file: Path, headers: dict[str, str]) -> Response:
-    size = file.stat().st_size
-    wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
-    if not wanted:
-        return Response(200, file.read_bytes(), {**headers, "Accept-Ranges": "bytes"})
-    first, last = int(wanted[1]), min(int(wanted[2] or size - 1), size - 1)
-    if first >= size:
-        return Response(416, headers={"Content-Range": f"bytes */{size}"})
-    with file.open("rb") as source:
-        source.seek(first)
-        return Response(206, source.read(last - first + 1), {**headers, "Content-Range": f"bytes {first}-{last}/{size}"})

@@ -68,6 +68,7 @@ class Item:
     grants: dict[str, str] = field(default_factory=dict)  # app id → role
     links: dict[str, str] = field(default_factory=dict)  # link type → url
     stamp: tuple[int, int] = (0, 0)  # mtime and size of the file we know
+    dated: str | None = None  # when it was changed according to the client (fileSystemInfo)
 
     @property
     def etag(self) -> str:
@@ -199,7 +200,7 @@ class Drive:
 
     def _changed(self, item: Item, by: Who) -> None:
         item.stamp = _stamp(item.path)
-        item.modified, item.by = self.clock.now(), by
+        item.modified, item.by, item.dated = self.clock.now(), by, None
         item.versions.append(Version(item.current.number + 1, item.stamp[1], quick_xor(item.path), item.modified, by))
         del item.versions[: -max(1, self.behaviour.keep_versions)]
         item.etag_n += 1

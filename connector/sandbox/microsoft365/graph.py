@@ -6,8 +6,9 @@ import base64
 import binascii
 import re
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -22,8 +23,8 @@ DRIVE: Final = r"/v1\.0/(?:(?P<me>me)/drive|users/(?P<user>[^/]+)/drive|drives/(
 SITE: Final = r"/v1\.0/sites/(?P<site>[^/:]+(?::/[^:]+:?)?)"
 START: Final = r"/(?:(?P<root>root)|items/(?P<item>[^/:]+)|special/(?P<special>[^/:]+))"
 #: an item, alone or with something after it; a path opens with `:/` and closes with `:` only if something follows
-ITEM: Final = DRIVE + START + r"(?::/(?P<path>[^:]+):?)?"
-ITEM_AND: Final = DRIVE + START + r"(?::/(?P<path>[^:]+):)?"
+ITEM: Final = DRIVE + START + r"(?::/(?P<path>[^:]+):?/?)?"
+ITEM_AND: Final = DRIVE + START + r"(?::/(?P<path>[^:]+):/?)?"  # some clients double the slash, and are understood
 
 FORBIDDEN: Final = re.compile(r'["*:<>?\\|]|^\s|\s$|\.$|^~\$|_vti_|^(?:con|prn|aux|nul|com\d|lpt\d|desktop\.ini|\.lock)$', re.IGNORECASE)
 WRITE_ALL: Final = frozenset({"Files.ReadWrite.All", "Sites.ReadWrite.All", "Sites.Manage.All", "Sites.FullControl.All"})
@@ -107,6 +108,8 @@ class Graph(Service):
         self.lock = threading.RLock()
         self.challenge: str | None = None  # claims to ask for with the next answer, once
         self.decorated = re.compile(r"^(?:NON)?ISV\|[^|]+\|[^|/]+/\S+")
+        self.on_access: Callable[[Item], None] = lambda _: None
+        self._busy: Counter[str] = Counter()
         self._spent: deque[tuple[float, str, int]] = deque()
         self._more: list[tuple[str, str, Callable[[Call], Response], int]] = []
 
@@ -146,7 +149,7 @@ class Graph(Service):
 
     def _authenticated(self, handler: Callable[[Call], Response], units: int) -> Callable[[Request], Response]:
         def handle(request: Request) -> Response:
-            with self.lock:
+            with self._one_at_a_time(request), self.lock:
                 try:
                     call = self._call(request)
                     limits = self._meter(call, units)
@@ -165,6 +168,20 @@ class Graph(Service):
             return Response(response.status, response.body, {**response.headers, **common})
 
         return handle
+
+    @contextmanager
+    def _one_at_a_time(self, request: Request) -> Iterator[None]:
+        """A workbook takes one request at a time."""
+        book = request.path.partition("/workbook/")
+        if book[1]:
+            self._busy[book[0]] += 1
+            if self._busy[book[0]] > 1:
+                request.violate("workbook requests in parallel")
+        try:
+            yield
+        finally:
+            if book[1]:
+                self._busy[book[0]] -= 1
 
     def _call(self, request: Request) -> Call:
         if request.running.strict and not self.decorated.match(request.headers.get("User-Agent", "")):
@@ -238,7 +255,11 @@ class Graph(Service):
         if len(path) > 400:
             raise refusal(400, "invalidRequest", "The path is too long.", "pathIsTooLong")
         item = drive.find(path, start)
+        if item is None and (above := drive.find("/".join(names[:-1]), start)) and not above.folder:
+            raise refusal(404, "itemNotFound", "The resource could not be found.")
         parent = (drive.find("/".join(names[:-1]), start) if names else start.parent) if item is None else item.parent
+        if item and not item.folder and "/workbook/" not in call.request.path:
+            self.on_access(item)
         self.authorise(call, drive, item or parent or start, write=write, app_folder=self._in_app_folder(call, item or parent or start))
         return Place(drive, item, parent, names[-1] if names else start.name)
 

@@ -83,11 +83,16 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A field of a data source."""
+    """A field of a data source; rows hold it under its `name`, which is the caption unless given."""
 
     caption: str
     kind: Kind = "STRING"
     measure: bool = False
+    name: str = ""
+
+    @property
+    def key(self) -> str:
+        return self.name or self.caption
 
 
 @dataclass(slots=True)
@@ -109,9 +114,6 @@ class Datasource:
 
     def __post_init__(self) -> None:
         self.id = self.id or luid("datasource", self.project.path, self.name)
-
-    def column(self, caption: str) -> Column | None:
-        return next((column for column in self.columns if column.caption == caption), None)
 
 
 @dataclass(frozen=True, slots=True)

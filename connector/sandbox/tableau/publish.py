@@ -16,6 +16,7 @@ from typing import Any, Final
 from xml.etree.ElementTree import Element
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from connector.sandbox.server import Handler, Request, Response
 from connector.sandbox.tableau.content import Column, Datasource, Kind, Row, Site, luid
@@ -150,7 +151,7 @@ class Publishing:
         known = next((each for each in self.site.datasources if each.name == name and each.project is project), None)
         if known and request.query.get("overwrite") != "true":
             raise refused(403007, "Forbidden", f"A data source named '{name}' exists and may not be overwritten.")
-        if not blob.startswith((b"HyPe", b"PK")):
+        if not blob.startswith((b"Hyper", b"PK")):
             raise refused(400011, "Bad Request", "There was a problem publishing the file.")
         now = request.running.clock.now()
         source = known or Datasource(name, project, created_at=now)
@@ -171,7 +172,7 @@ class Publishing:
         with self._lock:
             source.blob = blob
             source.updated_at = now
-            source.columns = tuple(Column(field.name, _kind(field.type), _numeric(field.type)) for field in _schema(blob))
+            source.columns = ()  # read from the blob when somebody asks
             source.rows = lambda: _rows(blob)
 
     def download(self, request: Request) -> Response:
@@ -208,14 +209,16 @@ class Publishing:
         return answer(self._job_element(job), status=202)
 
     def _apply(self, source: Datasource, actions: Iterable[Mapping[str, Any]], blob: bytes | None, now: datetime) -> None:
+        """All actions on a copy of the extract, which then takes its place. Raises ValueError for what does not fit."""
         assert source.blob is not None
-        targets = read_hyper(source.blob)
-        given = read_hyper(blob) if blob else {}
-        for action in actions:
-            target = (action.get("target-schema", "Extract"), action["target-table"])
-            rows = given[action.get("source-schema", "Extract"), action["source-table"]]
-            targets[target] = changed(action["action"], targets[target], rows, action.get("condition"))
-        self.replace(source, hyper(targets[EXTRACT]), now)
+        with tempfile.TemporaryDirectory() as folder:
+            copy, rows = Path(folder, "extract.hyper"), Path(folder, "rows.parquet")
+            copy.write_bytes(unpacked(source.blob))
+            for action in actions:
+                pq.write_table(read_hyper(blob or b"", (action.get("source-schema", "Extract"), action["source-table"])), rows)
+                for sql in statements(action, rows):
+                    run_sql(copy, sql)
+            self.replace(source, copy.read_bytes(), now)
 
     def poll(self, request: Request) -> Response:
         with self._lock:
@@ -261,52 +264,77 @@ class Publishing:
 # ── .hyper ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def hyper(table: pa.Table) -> bytes:
-    """A .hyper file with the table as Extract.Extract. Needs pantab."""
+def run_sql(file: Path, sql: str) -> pa.Table:
+    """Let Hyper run a statement on a file. Needs pantab. Raises ValueError for what Hyper refuses."""
     import pantab  # noqa: PLC0415 — an extra; everything but extracts works without it
 
+    try:
+        return pantab.frame_from_hyper_query(file, sql, return_type="pyarrow")
+    except RuntimeError as error:
+        raise ValueError(str(error).split("\n")[0]) from error
+
+
+def hyper(table: pa.Table) -> bytes:
+    """A .hyper file with the table as Extract.Extract. Rows go through Parquet: pantab's own writer refuses some decimals."""
+    import pantab  # noqa: PLC0415
+
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "extract.hyper")
-        pantab.frame_to_hyper(table, file, table=EXTRACT, process_params={"default_database_version": "3"})
+        file, rows = Path(folder, "extract.hyper"), Path(folder, "rows.parquet")
+        pantab.frame_to_hyper(table.schema.empty_table(), file, table=EXTRACT)
+        pq.write_table(table, rows)
+        run_sql(file, f'insert into "Extract"."Extract" select * from external({_text(rows)})')
         return file.read_bytes()
 
 
-def read_hyper(blob: bytes) -> dict[tuple[str, str], pa.Table]:
-    """The tables of a .hyper file, or of the first one in a .tdsx, by schema and name. Needs pantab."""
-    import pantab  # noqa: PLC0415
+def unpacked(blob: bytes) -> bytes:
+    """The .hyper file itself, also when it was published inside a .tdsx."""
+    if not blob.startswith(b"PK"):
+        return blob
+    with zipfile.ZipFile(io.BytesIO(blob)) as package:
+        return package.read(next(name for name in package.namelist() if name.endswith(".hyper")))
 
-    if blob.startswith(b"PK"):
-        with zipfile.ZipFile(io.BytesIO(blob)) as package:
-            blob = package.read(next(name for name in package.namelist() if name.endswith(".hyper")))
+
+def read_hyper(blob: bytes, table: tuple[str, str] = EXTRACT) -> pa.Table:
+    """A table of a .hyper file. Needs pantab. Raises ValueError when it is not there."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "extract.hyper")
-        file.write_bytes(blob)
-        return dict(pantab.frames_from_hyper(file, return_type="pyarrow"))
+        file.write_bytes(unpacked(blob))
+        return run_sql(file, f"select * from {'.'.join(map(_name, table))}")
 
 
-def changed(action: str, target: pa.Table, rows: pa.Table, condition: Mapping[str, Any] | None) -> pa.Table:
-    """The target after one action. Raises ValueError when the columns do not fit, KeyError for unknown actions."""
-    if action in ("insert", "upsert", "replace") and set(rows.column_names) != set(target.column_names):
-        raise ValueError("source and target have different columns")
-    if action == "replace":
-        return rows.select(target.column_names).cast(target.schema)
-    if action == "insert":
-        return pa.concat_tables([target, rows.select(target.column_names).cast(target.schema)])
-    if action not in ("upsert", "delete") or not condition:
-        raise KeyError(action)
-    pairs = condition["args"] if condition["op"] == "and" else [condition]
-    keys = pa.table({pair["target-col"]: rows[pair["source-col"]].cast(target.schema.field(pair["target-col"]).type) for pair in pairs})
-    numbered = target.append_column("__row", pa.array(range(target.num_rows), pa.int64()))
-    rest = numbered.join(keys, keys.column_names, join_type="left anti").sort_by("__row").select(target.column_names)
-    return rest if action == "delete" else pa.concat_tables([rest, rows.select(target.column_names).cast(target.schema)])
+def statements(action: Mapping[str, Any], rows: Path) -> Iterator[str]:
+    """An action as SQL over the target and the rows that came with it. Raises ValueError for actions the sandbox does not know."""
+    target = ".".join(_name(action.get(key, "Extract")) for key in ("target-schema", "target-table"))
+    source, kind = f"external({_text(rows)})", action["action"]
+    columns = ", ".join(_name(name) for name in pq.read_schema(rows).names)
+    if kind not in ("insert", "upsert", "delete", "replace") or (kind in ("upsert", "delete") and "condition" not in action):
+        raise ValueError(f"the sandbox knows no action {kind} like this")
+    if kind == "replace":
+        yield f"delete from {target}"
+    elif kind != "insert":
+        condition = action["condition"]
+        pairs = condition["args"] if condition["op"] == "and" else [condition]
+        match = " and ".join(f"s.{_name(pair['source-col'])} = t.{_name(pair['target-col'])}" for pair in pairs)
+        yield f"delete from {target} t where exists (select 1 from {source} s where {match})"
+    if kind != "delete":
+        yield f"insert into {target} ({columns}) select {columns} from {source}"
 
 
-def _schema(blob: bytes) -> pa.Schema:
-    return read_hyper(blob)[EXTRACT].schema
+def _name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _text(file: Path) -> str:
+    return "'" + str(file).replace("'", "''") + "'"
+
+
+def columns_of(blob: bytes) -> tuple[Column, ...]:
+    """The fields a published .hyper file has."""
+    return tuple(Column(field.name, _kind(field.type), _numeric(field.type)) for field in read_hyper(blob).schema)
 
 
 def _rows(blob: bytes) -> Iterator[Row]:
-    for batch in read_hyper(blob)[EXTRACT].to_batches():
+    for batch in read_hyper(blob).to_batches():
         yield from batch.to_pylist()
 
 
@@ -315,7 +343,7 @@ def _table(source: Datasource) -> pa.Table:
     columns: dict[str, list[Any]] = {column.caption: [] for column in source.columns}
     for row in source.rows():
         for column in source.columns:
-            value = row.get(column.caption)
+            value = row.get(column.key)
             columns[column.caption].append(float(value) if column.kind == "REAL" and value is not None else value)  # type: ignore[arg-type]
     return pa.table(columns, schema=schema)
 

@@ -288,7 +288,7 @@ class Tableau(Service):
 
     def _project(self, project: Project) -> Element:
         parent = project.parent.id if project.parent else None
-        attributes = {"id": project.id, "name": project.name, "parentProjectId": parent, "contentPermissions": "ManagedByOwner"}
+        attributes = {"id": project.id, "name": project.name, "parentProjectId": parent, "writeable": project.writable}
         return E("project", attributes, E("owner", {"id": self.site.user_id}))
 
     # ── exports ───────────────────────────────────────────────────────────────────────────────────

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from connector.sandbox.server import Handler, Refusal, Request, Response, reply
 from connector.sandbox.tableau.content import Column, Datasource, Function, Row, Shown, Site, Value, View, wire
+from connector.sandbox.tableau.publish import columns_of
 
 EVENT_ROWS: Final = 1000
 
@@ -30,6 +31,8 @@ class VizQL:
             if source.id == wanted:
                 if not source.api_access:
                     raise _refused(403, "403800", "The API access permission is missing.")
+                if source.blob is not None and not source.columns:
+                    source.columns = columns_of(source.blob)
                 return source
         raise _refused(404, "404950", "The data source could not be found.")
 
@@ -41,7 +44,7 @@ class VizQL:
         asked = request.json()
         source = self.source(asked)
         options = asked.get("options", {})
-        rows = [_plain(row) for row in _selected(source, asked["query"], disaggregate=options.get("disaggregate", False))]
+        rows = [_plain(row) for row in _selected(source, asked["query"], options)]
         if limit := options.get("rowLimit"):
             rows = rows[:limit]
         if not options.get("returnServerSentEvents"):
@@ -58,7 +61,7 @@ def _refused(status: int, code: str, message: str) -> Refusal:
 
 def _described(column: Column) -> dict[str, str]:
     return {
-        "fieldName": column.caption,
+        "fieldName": column.key,
         "fieldCaption": column.caption,
         "dataType": column.kind,
         "fieldRole": "MEASURE" if column.measure else "DIMENSION",
@@ -68,42 +71,41 @@ def _described(column: Column) -> dict[str, str]:
     }
 
 
-def _selected(source: Datasource, query: Mapping[str, Any], *, disaggregate: bool) -> Iterator[dict[str, Value]]:
-    filters = dict(_filter(source, each) for each in query.get("filters", ()))
+def _selected(source: Datasource, query: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[dict[str, Value]]:
+    disaggregate, by_name = options.get("disaggregate", False), options.get("interpretFieldCaptionsAsFieldNames", False)
+    filters = dict(_filter(source, each, by_name) for each in query.get("filters", ()))
     shown: list[Shown] = []
+    names: list[str] = []
     for field in query["fields"]:
-        column = _column(source, field["fieldCaption"])
+        column = _column(source, field["fieldCaption"], by_name)
         if disaggregate and "function" in field:
             raise _refused(400, "400803", "A query that is not aggregated takes no functions.")
         function: Function | None = field.get("function") or ("SUM" if column.measure and not disaggregate else None)
-        shown.append(Shown(field["fieldCaption"], function))
-    names = [
-        field.get("fieldAlias") or (f"{field['function']}({field['fieldCaption']})" if "function" in field else field["fieldCaption"])
-        for field in query["fields"]
-    ]
+        shown.append(Shown(column.key, function))
+        plain = f"{field['function']}({column.caption})" if "function" in field else column.caption
+        names.append(field.get("fieldAlias") or plain)
     if len(set(names)) < len(names):
         raise _refused(404, "404935", "Two fields have the same caption.")
-    if not disaggregate and not any(each.measure for each in shown):
-        marks: Any = dict.fromkeys(View("", source, tuple(shown)).marks(filters))
-    else:
-        marks = View("", source, tuple(shown)).marks(filters)
-    for mark in marks:
+    marks = View("", source, tuple(shown)).marks(filters)
+    distinct = not disaggregate and not any(each.measure for each in shown)
+    for mark in dict.fromkeys(marks) if distinct else marks:
         yield dict(zip(names, mark, strict=True))
 
 
-def _column(source: Datasource, caption: str) -> Column:
-    column = source.column(caption)
-    if column is None:
-        raise _refused(400, "400803", f"Unknown Field: {caption}.")
-    return column
+def _column(source: Datasource, said: str, by_name: bool) -> Column:
+    found = [column for column in source.columns if said == (column.key if by_name else column.caption)]
+    if not found:
+        raise _refused(400, "400803", f"Unknown Field: {said}.")
+    if len(found) > 1:
+        raise _refused(404, "404935", f"The field {said} is not unique.")
+    return found[0]
 
 
-def _filter(source: Datasource, asked: Mapping[str, Any]) -> tuple[str, frozenset[str]]:
-    caption = asked["field"]["fieldCaption"]
-    _column(source, caption)
+def _filter(source: Datasource, asked: Mapping[str, Any], by_name: bool) -> tuple[str, frozenset[str]]:
+    column = _column(source, asked["field"]["fieldCaption"], by_name)
     if asked["filterType"] != "SET" or asked.get("exclude"):
         raise _refused(400, "400803", f"The sandbox knows no filter of type {asked['filterType']}.")
-    return caption, frozenset(wire(value) for value in asked["values"])
+    return column.key, frozenset(wire(value) for value in asked["values"])
 
 
 def _plain(row: Row) -> dict[str, object]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import email
-import email.policy
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -61,12 +59,15 @@ def payload(body: bytes) -> Element:
 
 def parts(request: Request) -> dict[str, bytes]:
     """The named parts of a multipart/mixed body."""
-    kind = request.headers.get("Content-Type", "").encode()
-    message = email.message_from_bytes(b"Content-Type: " + kind + b"\r\n\r\n" + request.body, policy=email.policy.HTTP)
+    boundary = re.search(r'boundary="?([^";]+)', request.headers.get("Content-Type", ""))
+    if boundary is None:
+        raise refused(400000, "Bad Request", "The request is not multipart/mixed.")
     found = {}
-    for part in message.iter_parts() if message.is_multipart() else ():
-        content = part.get_payload(decode=True)
-        found[str(part.get_param("name", header="content-disposition"))] = content if isinstance(content, bytes) else b""
+    for part in request.body.split(b"--" + boundary[1].encode())[1:-1]:
+        head, _, content = part.partition(b"\r\n\r\n")
+        name = re.search(rb'name="([^"]*)"', head)
+        if name:
+            found[name[1].decode()] = content.removesuffix(b"\r\n")
     return found
 
 

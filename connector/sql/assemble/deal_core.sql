@@ -134,3 +134,4 @@ select
   cast(owner_unmatched as tinyint) as owner_unmatched,
   cast(product_unmatched as tinyint) as product_unmatched
 from dated
+order by deal_id

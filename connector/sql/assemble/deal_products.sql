@@ -11,3 +11,4 @@ select
 from gathered_deal_products i
 left join product_by_id pi on pi.product_id = i.product_id
 left join product_by_name pn on pn.name_key = lower(trim(i.product)) and pi.product_id is null
+order by i.deal_id, i.deal_product_id, product

@@ -1,4 +1,4 @@
--- The stages each deal must have passed, undated. Reads deal_facts, stages_passed.
+-- The stages each deal must have passed, undated. Reads deal_core, stages_passed.
 select
   d.deal_id,
   d.pipeline,
@@ -12,5 +12,6 @@ select
   'reached' as basis,
   d.modified_at,
   d.source
-from deal_facts d
+from deal_core d
 inner join stages_passed p on p.pipeline_key = coalesce(d.pipeline, '') and p.stage is not distinct from d.stage and p.status = d.status
+order by d.deal_id, p.stage_order nulls last, p.passed_stage

@@ -292,18 +292,26 @@ def test_a_broken_upload_of_other_bytes_is_given_up(world):
     world.drive().store(world.local(b"b" * 21 * MEGABYTE), item.ctag)
     assert world.read() == b"b" * 21 * MEGABYTE
     assert world.running.asked("^DELETE /_api")
-    assert world.cloud.content.uploads == {}
+    assert world.cloud.uploads.open == {}
 
 
 def test_a_session_that_is_not_there_yet_or_no_more(world):
     item = world.put("Sales/Pipeline.xlsx", b"old")
-    world.cloud.content.flaky_sessions = True
+    world.cloud.uploads.flaky = True
     version = world.drive().store(world.local(b"c" * 11 * MEGABYTE), item.ctag)
-    world.cloud.content.flaky_sessions = False
+    world.cloud.uploads.flaky = False
     world.running.faults.add("PUT /_api", status=404, skip=1)
     world.running.faults.add("GET /_api", status=404)
     world.drive().store(world.local(b"d" * 11 * MEGABYTE), version)
     assert (world.read(), versions(world)) == (b"d" * 11 * MEGABYTE, [1, 2, 3])
+
+
+def test_an_upload_address_that_has_expired_is_replaced(world):
+    item = world.put("Sales/Pipeline.xlsx", b"old")
+    world.running.faults.add("/_api", status=401, skip=1, times=2)
+    world.drive().store(world.local(b"i" * 21 * MEGABYTE), item.ctag)
+    assert (world.read(), versions(world)) == (b"i" * 21 * MEGABYTE, [1, 2])
+    assert len(world.running.asked("createUploadSession")) == 2
 
 
 def test_an_edit_during_a_long_upload_is_noticed_before_its_last_fragment(world):
@@ -314,7 +322,7 @@ def test_an_edit_during_a_long_upload_is_noticed_before_its_last_fragment(world)
     with pytest.raises(ConflictError, match="during the upload"):
         drive.store(world.local(b"e" * 11 * MEGABYTE), item.ctag)
     assert world.read() == b"a colleague's work"
-    assert world.cloud.content.uploads == {}
+    assert world.cloud.uploads.open == {}
 
 
 def test_a_last_fragment_refused_for_nothing_is_sent_in_one_piece(world):
@@ -333,7 +341,6 @@ def test_a_commit_whose_answer_was_lost_is_recognised(world):
 
 def test_personal_drives_get_large_files_in_one_protected_piece(world):
     personal = world.cloud.add_user("me@outlook.com", "Me", "personal")
-    world.cloud.identity.users["me@outlook.com"].id  # noqa: B018 — exists
     item = world.put("Pipeline.xlsx", b"old", personal)
     drive = world.drive("Pipeline.xlsx", drive_id=personal.id)
     drive.store(world.local(b"h" * 11 * MEGABYTE), item.ctag)
@@ -368,6 +375,13 @@ def test_a_sound_package_with_another_hash_is_used(world, workbook, caplog):
     item.current.hash = "AAAAAAAAAAAAAAAAAAAAAAAAAAA="
     assert world.drive().fetch(world.folder / "x") == item.ctag
     assert "other bytes than its checksum" in caplog.text
+
+
+def test_a_checksum_that_is_not_there_yet_is_done_without(world):
+    item = world.put("Sales/Pipeline.xlsx", b"just uploaded")
+    item.current.hash = None
+    assert world.drive().fetch(world.folder / "x") == item.ctag
+    assert (world.folder / "x").read_bytes() == b"just uploaded"
 
 
 def test_garbage_with_another_hash_is_not(world):

@@ -1,0 +1,201 @@
+"""Many deals: no row is lost at any cap, an interrupted read goes on, memory stays flat, and time is what the call budget allows.
+
+The normal suite has few deals and caps so low that every boundary is crossed; the soak has a quarter of a million and the real caps.
+"""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from connector.api import Since
+from connector.errors import TransientError
+from connector.http import Network, Session
+from connector.sandbox.company import Company
+from connector.sandbox.hubspot import HubSpotPortal
+from connector.sandbox.hubspot import Setup as HubSpotSetup
+from connector.sandbox.hubspot_objects import hs_id
+from connector.sandbox.salesforce import SalesforceOrg
+from connector.sandbox.salesforce import Setup as SalesforceSetup
+from connector.sandbox.salesforce_objects import sf_id
+from connector.sandbox.server import serve
+
+SALESFORCE = {
+    "type": "salesforce",
+    "domain": "acme.my.salesforce.com",
+    "auth": {"type": "client_credentials", "client_id": "sandbox-client", "client_secret": "sandbox-secret"},
+}
+HUBSPOT = {"type": "hubspot", "token": "pat-sandbox"}
+IDS = {"salesforce": lambda n: sf_id("006", n), "hubspot": lambda n: hs_id("deals", n)}
+
+CHILD = """
+import json, resource, sys, tempfile, time
+from pathlib import Path
+from connector.api import Since
+from connector.engine import DuckDB
+from connector.http import Session
+from connector.normalise import normalise
+from connector.registry import plugins
+kind, config, names = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3].split(",")
+cls = plugins("sources")[kind].cls
+session = Session()
+source = cls(cls.Config.model_validate(config), session)
+folder = Path(tempfile.mkdtemp())
+engine = DuckDB(folders=[folder], memory="500MB")
+entities = {entity.name: entity for entity in source.entities()}
+started, rows = time.monotonic(), {}
+for name in names:
+    with normalise(entities[name], source.read(entities[name], Since()), engine=engine, scratch=folder) as result:
+        rows[name] = sum(batch.num_rows for batch in result.batches())
+seconds = time.monotonic() - started
+print(json.dumps({"rows": rows, "seconds": seconds, "requests": session.requests_sent, "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+"""
+
+
+def source(which, url, session, *, page=None, **config):
+    from connector.registry import plugins
+
+    cls = plugins("sources")[which].cls
+    made = cls(cls.Config.model_validate({**(SALESFORCE if which == "salesforce" else HUBSPOT), "base_url": url, **config}), session)
+    if which == "hubspot" and page:
+        made.list_page, made.pages_per_range = page, 2
+    return made
+
+
+def living(company):
+    return {deal.n for deal in company.deals.values() if not deal.deleted_at}
+
+
+def interrupted(which, service, company, folder, *, page, seed, breaks, span, **config):
+    """Read deals and stage entries, broken off at random and taken up again; ids found and requests sent, beside an undisturbed read's."""
+    draw = random.Random(seed)
+
+    def session(memory):
+        return Session(Network(max_wait=0), attempts=1, folder=memory, sleep=lambda _: None, now=lambda: company.now, jitter=lambda: 0.0)
+
+    found = {}
+    with serve(service) as running:
+        url = running.url(which)
+        undisturbed = session(None)
+        whole = source(which, url, undisturbed, page=page, **config)
+        for entity in whole.entities()[:3]:
+            if entity.name != "stages":
+                found[entity.name] = {record_id(record) for part in whole.read(entity, Since()) for record in part.records}
+        sent, again = 0, {}
+        for name in found:
+            for _ in range(breaks):
+                running.faults.add(r"(query|results|objects/2026-09/deals)", drop=True, times=None, skip=draw.randrange(span // 3, span))
+                mine = session(folder)
+                try:
+                    broken = source(which, url, mine, page=page, **config)
+                    entity = next(entity for entity in broken.entities() if entity.name == name)
+                    again[name] = {record_id(record) for part in broken.read(entity, Since()) for record in part.records}
+                    break
+                except TransientError:
+                    continue
+                finally:
+                    running.faults.clear()
+                    sent += mine.requests_sent
+            else:
+                mine = session(folder)
+                last = source(which, url, mine, page=page, **config)
+                entity = next(entity for entity in last.entities() if entity.name == name)
+                again[name] = {record_id(record) for part in last.read(entity, Since()) for record in part.records}
+                sent += mine.requests_sent
+        assert running.violations == []
+    return found, again, sent, undisturbed.requests_sent
+
+
+def record_id(record):
+    if "entered_at" in record:
+        return record["deal_id"], record["dealstage"], record["entered_at"]
+    return record.get("Id") or record["id"]
+
+
+def services(which, company, **caps):
+    if which == "salesforce":
+        return SalesforceOrg(company, SalesforceSetup(**caps))
+    return HubSpotPortal(company, HubSpotSetup(**caps))
+
+
+@pytest.mark.parametrize(
+    ("which", "caps", "config"),
+    [
+        ("salesforce", {"page_size": 11}, {}),
+        ("salesforce", {"page_size": 11, "bulk_page": 13}, {"bulk_from": 50}),
+        ("hubspot", {"page_size": 7, "history_page_size": 5, "search_cap": 40, "search_page_size": 9}, {}),
+    ],
+    ids=["salesforce-rest", "salesforce-bulk", "hubspot"],
+)
+def test_no_row_is_lost_at_low_caps_however_often_it_breaks(tmp_path, which, caps, config):
+    company = Company.generate(seed=4, deals=240, days=300)
+    found, again, sent, undisturbed = interrupted(
+        which, services(which, company, **caps), company, tmp_path, page=3, seed=1, breaks=6, span=30, **config
+    )
+    assert found["deals"] == {IDS[which](n) for n in living(company)}
+    assert again == found
+    assert sent < 6 * undisturbed
+
+
+@pytest.fixture(scope="module")
+def quarter_million():
+    return Company.generate(seed=1, deals=270_000)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("which", ["salesforce", "hubspot"])
+def test_a_quarter_million_deals_interrupted_at_random(tmp_path, quarter_million, which):
+    assert len(living(quarter_million)) >= 250_000
+    span = 30 if which == "salesforce" else 2_500
+    found, again, sent, undisturbed = interrupted(
+        which, services(which, quarter_million), quarter_million, tmp_path, page=None, seed=2, breaks=4, span=span
+    )
+    assert found["deals"] == {IDS[which](n) for n in living(quarter_million)}
+    assert again == found
+    assert sent < 2 * undisturbed, "what was read before a break is not read again"
+
+
+def child(which, url, names):
+    """A read in a process of its own, so that its memory is its own."""
+    config = {**(SALESFORCE if which == "salesforce" else HUBSPOT), "base_url": url}
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, which, json.dumps(config), ",".join(names)], capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("which", ["salesforce", "hubspot"])
+def test_memory_is_flat(quarter_million, which):
+    small = Company.generate(seed=1, deals=27_000)
+    taken = {}
+    for company in (small, quarter_million):
+        with serve(services(which, company)) as running:
+            done = child(which, running.url(which), ["deals", "stage_entries"])
+            assert done["rows"]["deals"] == len(living(company))
+            taken[len(living(company))] = done["megabytes"]
+    least, most = (taken[size] for size in sorted(taken))
+    assert most < least + 500, taken
+
+
+@pytest.mark.soak
+def test_hubspot_takes_what_its_call_budget_allows(quarter_million):
+    """A professional portal: 190 calls in ten seconds, each 100 ms away."""
+    portal = services("hubspot", quarter_million, calls_per_10_seconds=190, searches_per_second=5)
+    portal.now = lambda: datetime.now(UTC)
+    with serve(portal) as running:
+        running.faults.add("", latency=0.1, times=None)
+        began = time.monotonic()
+        done = child("hubspot", running.url("hubspot"), ["deals", "stage_entries"])
+        best = done["requests"] / 19
+        refused = sum(one.status == 429 for one in running.requests)
+        print(
+            f"{done['requests']} requests in {done['seconds']:.0f} s, best {best:.0f} s, {refused} refused, {time.monotonic() - began:.0f} s in all"
+        )
+        assert done["rows"]["deals"] == len(living(quarter_million))
+        assert done["seconds"] < 1.3 * best
+        assert refused < done["requests"] / 100
