@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
@@ -39,7 +39,6 @@ from connector.statements import Days, statement, text
 Files = Sequence[Path]
 #: entities that several sources give, and those sources: their ids need the source's name
 Shared = Mapping[str, frozenset[str]]
-T = TypeVar("T")
 
 #: the entity an id column points to
 POINTS_TO: Final = {

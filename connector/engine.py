@@ -102,6 +102,7 @@ class DuckDB:
         if self._scratch is None:
             self.store(name, sql)
             return
+        self._scratch.mkdir(parents=True, exist_ok=True)
         file = self._scratch / f"{name}.parquet"
         self._run(f"copy ({sql}) to {_text(str(file))} (format parquet)")
         self.parquet(name, [file])

@@ -247,7 +247,8 @@ def _prepared(flow: OpenFlow, options: Options, run_id: str, at: datetime, *, pr
         key = _tables_key(flow, taken, at)
         same = last if last and previous and last.tables_key == key else None
         if same is None:
-            compute_tables(engine, flow.config, folder, at, flow.progress)
+            earlier = [(one.at, flow.store.path(one.name)) for one in snapshots if one.at < at and flow.store.path(one.name).is_dir()]
+            compute_tables(engine, flow.config, folder, at, earlier, flow.progress)
         engine.close()  # gives back what computing took
         engine = _engine(flow, spill)
         computed = load_tables(engine, (previous if same and previous else folder) / "tables")

@@ -68,7 +68,7 @@ class Intake:
     now: Callable[[], datetime]
 
     def take(self, named: Named, entity: Entity) -> Taken:
-        """Read one entity and leave `<folder>/<source>/<entity>.parquet`, whole."""
+        """Read one entity and leave `<folder>/sources/<source>/<entity>.parquet`, whole."""
         before = self.previous.get((named.name, entity.name))
         base = self._base(named, entity)
         sent, retried, started = named.session.requests_sent, named.session.retries, monotonic()
@@ -79,7 +79,7 @@ class Intake:
         since = Since() if stale or due or before is None else Since(before.watermark)
         what = f"{named.name}.{entity.name}"
         scratch = self.folder / "scratch"
-        target = self.folder / named.name / f"{entity.name}.parquet"
+        target = self.folder / "sources" / named.name / f"{entity.name}.parquet"
         counts = {"rows_read": 0, "inserted": 0, "updated": 0, "deleted": 0}
         with normalise(
             entity,
@@ -121,7 +121,7 @@ class Intake:
 
     def _base(self, named: Named, entity: Entity) -> Path | None:
         """The entity's file in the previous snapshot. A mark without its file (a backup half restored) counts as never read."""
-        file = self.previous_folder / named.name / f"{entity.name}.parquet" if self.previous_folder else None
+        file = self.previous_folder / "sources" / named.name / f"{entity.name}.parquet" if self.previous_folder else None
         return file if file is not None and file.is_file() else None
 
     def _merge(self, entity: Entity, base: Path | None, fresh: Path, target: Path, removed: Sequence[str] | None) -> dict[str, int]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +21,8 @@ from connector.model import ENTITIES
 from connector.store import write_parquet
 
 CATALOGUE: Final = "catalogue.json"
+MEMORY: Final = Path("memory", "deals.parquet")  # what later runs tell movement from
+WEEKS: Final = 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +37,21 @@ class Computed:
     warnings: tuple[str, ...] = ()
 
 
-def compute_tables(engine: Engine, config: AnyFlow, folder: Path, at: datetime, progress: Callable[[str, int, int | None], None]) -> None:
-    """From `<folder>/<source>/<entity>.parquet` to `<folder>/tables/<table>.parquet`, with a catalogue beside them.
+def compute_tables(
+    engine: Engine,
+    config: AnyFlow,
+    folder: Path,
+    at: datetime,
+    earlier: Sequence[tuple[datetime, Path]],
+    progress: Callable[[str, int, int | None], None],
+) -> None:
+    """From `<folder>/sources/<source>/<entity>.parquet` to `<folder>/tables/<table>.parquet`, with a catalogue beside them.
 
-    Raises ConfigError when two sources give one plain table, or a plain table takes the name of one of ours.
+    `earlier` are former snapshots, moment and folder, oldest first: what moved is told from them. Raises ConfigError when two sources give one plain table, or a plain table takes the name of one of ours.
     """
     entities: dict[str, dict[str, list[Path]]] = {}
     plain: dict[str, str] = {}
-    for file in sorted(folder.glob("*/*.parquet")):
+    for file in sorted(folder.glob("sources/*/*.parquet")):
         source, name = file.parent.name, file.stem
         if name in ENTITIES:
             entities.setdefault(name, {})[source] = [file]
@@ -52,8 +61,13 @@ def compute_tables(engine: Engine, config: AnyFlow, folder: Path, at: datetime, 
             raise ConfigError(f"source {source!r}: table {name!r}: {whose}", remedy="give one of them another name")
         plain[name] = source
         engine.parquet(name, [file])
-    assembled = assemble(engine, entities, config.model, at=at, timezone=config.zone)
-    made = compute(engine, assembled, config.model, locale=config.locale)
+    past = landmarks(earlier, at)
+    seen = {moment: deals for moment, snapshot in past if (deals := _deals_of(snapshot))}
+    assembled = assemble(engine, entities, config.model, at=at, timezone=config.zone, earlier=seen)
+    memories = [[file] for _, snapshot in past if (file := snapshot / MEMORY).is_file()]
+    made = compute(engine, assembled, config.model, memories=memories, locale=config.locale)
+    reader = engine.stream("select * from deal_memory")
+    write_parquet(folder / MEMORY, reader.schema, reader)
     infos = dict(made.tables) | {name: described(name, engine.schema(f"select * from {quoted(name)}"), config.locale) for name in plain}
     report = []
     for done, (name, info) in enumerate(infos.items()):
@@ -75,6 +89,22 @@ def compute_tables(engine: Engine, config: AnyFlow, folder: Path, at: datetime, 
         "warnings": [],
     }
     (folder / "tables" / CATALOGUE).write_text(json.dumps(catalogue, indent=1), "utf-8")
+
+
+def landmarks(snapshots: Sequence[tuple[datetime, Path]], at: datetime) -> list[tuple[datetime, Path]]:
+    """The snapshots movement is told between: the last of each ISO week of the last quarter, and the previous run's."""
+    recent = [one for one in snapshots if at - one[0] <= timedelta(weeks=WEEKS)]
+    weekly = {moment.strftime("%G-W%V"): (moment, folder) for moment, folder in recent}
+    return sorted({*weekly.values(), *snapshots[-1:]})
+
+
+def _deals_of(snapshot: Path) -> dict[str, list[Path]]:
+    """The `deals` entity of each source in a snapshot."""
+    return {
+        file.parent.name: [file]
+        for file in sorted(snapshot.glob("*/deals.parquet"))
+        if file.parent.name not in (MEMORY.parent.name, "tables")
+    }
 
 
 def load_tables(engine: Engine, folder: Path) -> Computed:

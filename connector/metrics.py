@@ -122,10 +122,13 @@ def compute(
 def _settle(engine: Engine, assembled: Assembled, model: ModelConfig, locale: str) -> None:
     """What is constant in a run: `windows`, `params`, targets, words."""
     at, said = assembled.at, words(locale)
-    [span] = engine.fetch(
-        "select min(created_day) as created, min(closed_day) as first_closed, max(closed_day) as closed from deal_facts"
-    ).to_pylist()
-    known = [EPOCH + timedelta(days=day) for day in span.values() if day is not None and abs(day - day_number(at)) <= PLAUSIBLE_DAYS]
+    today = day_number(at)
+    bounds = ", ".join(
+        f"{bound}(case when abs({day} - {today}) <= {PLAUSIBLE_DAYS} then {day} else null end) as {bound}_{day}"
+        for bound, day in (("min", "created_day"), ("min", "closed_day"), ("max", "closed_day"))
+    )
+    [span] = engine.fetch(f"select {bounds} from deal_facts").to_pylist()
+    known = [EPOCH + timedelta(days=day) for day in span.values() if day is not None]
     first, last = min([at, *known]), max([at, *known])
     windows = [
         *period_windows(at, model.fiscal_year_start),
@@ -148,7 +151,7 @@ def _settle(engine: Engine, assembled: Assembled, model: ModelConfig, locale: st
         },
         [
             (
-                day_number(at),
+                today,
                 at,
                 model.margin,
                 model.customer_lifespan_years,
@@ -166,6 +169,11 @@ def _settle(engine: Engine, assembled: Assembled, model: ModelConfig, locale: st
         {"category": pa.string(), "win_rate": pa.float64(), "revenue_share": pa.float64(), "lead_share": pa.float64()},
         [(name, target.win_rate, target.revenue_share, target.lead_share) for name, target in sorted(model.product_targets.items())],
     )
+    _say(engine, model, said)
+
+
+def _say(engine: Engine, model: ModelConfig, said: Mapping[str, Any]) -> None:
+    """`metric_words` and `note_words`: labels and reasons in the language of the flow."""
     _values(
         engine,
         "metric_words",
@@ -230,13 +238,14 @@ def _kpis(engine: Engine, model: ModelConfig) -> None:
 def _kpi(place: int, formula: Formula) -> str:
     """One metric in every period and in the one before it; `reason` is why it may be empty."""
     reasons = "".join(f"when {condition} then {text(code)} " for condition, code in formula.reasons)
+    reason = f"case {reasons}else 'no_value' end" if reasons else "'no_value'"
     return (
         f"select {place} as place, {text(formula.name)} as metric, m.name as period, m.back, m.period_start, m.period_end, m.position, "
         f"m.is_running, {formula.sql()} as value, cast({formula.numerator} as double) as numerator, "
         f"cast({formula.denominator or 'null'} as double) as denominator, "
         f"cast(coalesce({formula.used}, 0) as bigint) as rows_used, cast(coalesce({formula.left_out}, 0) as bigint) as rows_left_out, "
-        f"case {reasons}else 'no_value' end as reason from spans m where m.kind = 'period' and m.back < 2"
-    ).replace("case else 'no_value' end", "'no_value'")
+        f"{reason} as reason from spans m where m.kind = 'period' and m.back < 2"
+    )
 
 
 def _by(engine: Engine, model: ModelConfig, none: str) -> None:

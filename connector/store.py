@@ -1,7 +1,8 @@
 """Snapshots: whole, immutable Parquet that any engine can read.
 
-    <data>/flows/<flow>/<stamp>-<run>/<source>/<entity>.parquet      what each source gave, merged by key
-    <data>/flows/<flow>/<stamp>-<run>/tables/<table>.parquet         what was computed from it
+    <data>/flows/<flow>/<stamp>-<run>/sources/<source>/<entity>.parquet   what each source gave, merged by key
+    <data>/flows/<flow>/<stamp>-<run>/tables/<table>.parquet              what was computed from it
+    <data>/flows/<flow>/<stamp>-<run>/memory/deals.parquet                what later runs tell movement from
 
 A snapshot is written under a name that ends in `.partial` and renamed when it is whole.
 """

@@ -195,11 +195,8 @@ class SalesforceOrg(Service):
                 extra = self._granted(form)
             except Refusal as refused:
                 return refused.response
-            self._numbers += 1
-            token = f"00DHs!AQ.sandbox.{self._numbers}"
-            self._tokens[token] = self.company.now + timedelta(seconds=self.setup.session_seconds)
         answer = {
-            "access_token": token,
+            "access_token": self.sign_in(),
             "instance_url": request.base,
             "id": f"https://login.salesforce.com/id/{sf_id('00D', 1)}/{sf_id('005', 1)}",
             "token_type": "Bearer",
@@ -208,6 +205,14 @@ class SalesforceOrg(Service):
             **extra,
         }
         return self._dated(reply(answer))
+
+    def sign_in(self) -> str:
+        """A session, as if somebody had signed in."""
+        with self._lock:
+            self._numbers += 1
+            token = f"00DHs!AQ.sandbox.{self._numbers}"
+            self._tokens[token] = self.company.now + timedelta(seconds=self.setup.session_seconds)
+        return token
 
     def _granted(self, form: Mapping[str, str]) -> dict[str, str]:
         """What a grant adds to the answer. Raises Refusal in OAuth's own words."""

@@ -76,9 +76,17 @@ class GraphClient:
         answer = self._send(method, path, what, headers or {}, given, accept)
         if self._may_renew(answer):
             answer = self._send(method, path, what, headers or {}, given, accept)
-        if answer.ok or answer.status in accept:
-            return answer
-        raise translated(answer, what)
+        if answer.ok:
+            self._believable(method, path, answer, what)
+        elif answer.status not in accept:
+            raise translated(answer, what)
+        return answer
+
+    def _believable(self, method: str, path: str, answer: Answer, what: str) -> None:
+        """A proxy's page or a gateway's redirect is not an answer of Graph's. Downloads alone are redirected."""
+        foreign = answer.status >= 300 or (method == "GET" and not answer.body)
+        if foreign and not (answer.status == 302 and path.endswith("/content")):
+            raise ConfigError(f"{what}: {answer.status}, but no answer of Microsoft Graph's", remedy="check base_url and proxy")
 
     def _send(
         self, method: str, path: str, what: str, headers: Mapping[str, str], given: Mapping[str, Any], accept: Collection[int]

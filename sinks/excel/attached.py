@@ -7,10 +7,17 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from connector.errors import TargetError
-from sinks.excel.markup import Edits, Element, parse
+from sinks.excel.links import RowLinks
+from sinks.excel.markup import RELATIONS, Edits, Element, parse, prefix
 from sinks.excel.references import Area, Move, letters
 from sinks.excel.region import Place
 from sinks.excel.workbook import Relation, Sheet, Workbook
+
+#: what follows a sheet's links (ECMA-376 part 1, 18.3.1.99)
+AFTER_LINKS: Final = frozenset(
+    {"printOptions", "pageMargins", "pageSetup", "headerFooter", "rowBreaks", "colBreaks", "customProperties", "cellWatches", "ignoredErrors",
+     "smartTags", "drawing", "legacyDrawing", "legacyDrawingHF", "picture", "oleObjects", "controls", "webPublishItems", "tableParts", "extLst"}
+)  # fmt: skip
 
 _SHAPE: Final = re.compile(rb"<(?:\w+:)?shape\b.*?</(?:\w+:)?shape>", re.DOTALL)
 _ROW: Final = re.compile(rb"(<(?:\w+:)?Row>\s*)([0-9]{1,7})(\s*</)")
@@ -21,18 +28,21 @@ _ANCHOR: Final = re.compile(rb"(<(?:\w+:)?Anchor>)([^<]*)(</)")
 class Attachments:
     """The comments and links of one sheet. `rows` are the rows of data that have some; `keyed` says that they follow their row."""
 
-    def __init__(self, book: Workbook, sheet: Sheet, place: Place, root: Element, warn: Callable[[str], object], *, keyed: bool) -> None:
+    def __init__(
+        self, book: Workbook, sheet: Sheet, place: Place, root: Element, warn: Callable[[str], object], ours: RowLinks, *, keyed: bool
+    ) -> None:
         self._book = book
         self._sheet = sheet
         self._place = place
         self._warn = warn
         self._keyed = keyed
+        self._ours = ours
         self._relations = [
             relation
             for relation in book.relations(sheet.part)
             if relation.kind in ("comments", "threadedComment", "vmlDrawing") and not relation.external and relation.target in book.package
         ]
-        cells = [element.get("ref") for element in _links(root)]
+        cells = [element.get("ref") for element in _links(root) if not self._is_ours(element)]
         for relation in self._relations:
             if relation.kind != "vmlDrawing":
                 cells += [element.get("ref") for element in _comments(book, relation)[1]]
@@ -52,16 +62,29 @@ class Attachments:
     def follow_sheet(self, edits: Edits, root: Element, went: Mapping[int, int], move: Move) -> None:
         """The sheet's links."""
         links = _links(root)
+        mine = [element for element in links if self._is_ours(element)]
+        gone = {_relation(element) for element in mine} - {_relation(element) for element in links if element not in mine}
+        new = self._ours.xml(prefix(edits.data, root), frozenset(gone)) if self._ours.columns else b""
         areas = [_cell(element.get("ref")) for element in links]
-        places = [area and self._to(area, went, move) for area in areas]
-        if links and not any(places) and all(areas) and links[0].parent is not None:
+        places = [None if element in mine else area and self._to(area, went, move) for element, area in zip(links, areas, strict=True)]
+        if links and not any(places) and all(areas) and not new and links[0].parent is not None:
             edits.remove(links[0].parent)  # an empty list of links is not allowed
             return
+        if new and links and links[0].parent is not None:
+            edits.append(links[0].parent, new)
+        elif new:
+            lead = prefix(edits.data, root)
+            place = next((element.start for element in root.children if element.name in AFTER_LINKS), root.close)
+            edits.replace(place, place, b"<%shyperlinks>%s</%shyperlinks>" % (lead, new, lead))
         for element, area, to in zip(links, areas, places, strict=True):
             if to is not None:
                 edits.set(element, "ref", str(to))
             elif area is not None:
                 edits.remove(element)
+
+    def _is_ours(self, link: Element) -> bool:
+        area = _cell(link.get("ref"))
+        return area is not None and self._ours.ours(area)
 
     def follow(self, went: Mapping[int, int], move: Move) -> None:
         """The sheet's comments and their boxes."""
@@ -116,6 +139,10 @@ def _anchored(anchor: bytes, rows: int) -> bytes:
     for at in (2, 6):
         numbers[at] = b" %d" % max(0, int(numbers[at]) + rows)
     return b",".join(numbers)
+
+
+def _relation(link: Element) -> str:
+    return link.get(f"{{{RELATIONS}}}id")
 
 
 def _links(root: Element) -> list[Element]:

@@ -85,7 +85,7 @@ def _plot(chart: Chart) -> str:
     if not chart.across:
         return "<c:layout/>"
     labelled = any(one.labels for one in chart.series)
-    sides = {"x": 0.36, "y": 0.14, "w": 0.5 if labelled else 0.6, "h": 0.7 if chart.legend else 0.82}
+    sides = {"x": 0.4, "y": 0.14, "w": 0.46 if labelled else 0.56, "h": 0.7 if chart.legend else 0.82}
     places = "".join(f'<c:{name} val="{value}"/>' for name, value in sides.items())
     return f'<c:layout><c:manualLayout><c:layoutTarget val="inner"/><c:xMode val="edge"/><c:yMode val="edge"/>{places}</c:manualLayout></c:layout>'
 

@@ -13,6 +13,7 @@ from sinks.excel.blank import new_sheet
 from sinks.excel.cells import Column, Rendering, columns_of, xml_of
 from sinks.excel.follow import follow
 from sinks.excel.incoming import Incoming, incoming
+from sinks.excel.links import RowLinks
 from sinks.excel.locate import SHOWN, Prepared, TableJob, Target, find, layout, room
 from sinks.excel.markup import Element
 from sinks.excel.memory import Memory
@@ -79,7 +80,8 @@ class TableRefresh:
         formats = _formats(styles, scan.region, place)
         move = _move(target.sheet, place)
         keyed = rows.carries and bool(scan.region.key_places)
-        attachments = Attachments(self._book, target.sheet, place, scan.root, self._rendering.warn, keyed=keyed)
+        links = RowLinks(self._book, target.sheet, place, rows, wanted=self._job.links)
+        attachments = Attachments(self._book, target.sheet, place, scan.root, self._rendering.warn, links, keyed=keyed)
         if attachments.rows and keyed:
             scan = self._scan(target.sheet, place, attachments.rows)
         recall = self._memory.recall(name, place, formats, scan.region.lead.encode()) if keyed else None
@@ -180,6 +182,8 @@ class TableRefresh:
                 f"table {name!r} has values of a teammate in column {region.constants!r}, and no key to keep them beside their rows",
                 remedy=f"set `key` to what identifies a row, and have it among the table's columns: {_list([c.name for c in self._columns])}",
             )
+        for slot in region.place.theirs if not self._job.widen else ():
+            self._rendering.warn(f"table {name!r}: column {slot.heading!r} is none of ours any more and is left as it is")
         if target.table and target.table.queried:
             self._rendering.warn(f"table {name!r} is also filled by a query in the workbook: refreshing that query replaces our rows")
         if target.table and target.table.filtered:

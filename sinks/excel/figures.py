@@ -210,8 +210,8 @@ class _Shapes:
 
     def funnel(self) -> ChartTable:
         stages = self._stages()
-        rows = [{"stage": f"{label} · {deals:,}", "value": value, "deals": deals} for _, label, value, deals in stages]
-        valued = any(row["value"] for row in rows)
+        valued = any(value for _, _, value, _ in stages)
+        rows = [{"stage": f"{label} · {deals:,}" if valued else label, "value": value, "deals": deals} for _, label, value, deals in stages]
         series = Series(1, NAVY, labels=self._money) if valued else Series(2, NAVY, labels="#,##0")
         columns = {"stage": ("text", pa.string()), "value": ("money", pa.float64()), "deals": ("count", pa.int64())}
         return self._made("funnel", columns, rows, {"series": (series,), "across": True, "gap": 35})
@@ -222,6 +222,7 @@ class _Shapes:
         if not any(row["revenue"] for row in recent):
             last = max((at for at, row in enumerate(rows) if row["revenue"]), default=-1)
             recent = rows[max(0, last + 1 - MONTHS) : last + 1]
+        recent = recent[next((at for at, row in enumerate(recent) if row["revenue"]), len(recent)) :]
         shown = [
             {
                 "month": row["period_start"],

@@ -41,7 +41,7 @@ class TableJob:
     `volatile` marks tables that say when and by whom (About): they never cause a write of their own.
     `optional` tables are not created while they have no rows.
     `prepare` makes the place of a table that is not there yet, or the table itself; None leaves it out.
-    `heights` gives the heights of rows that bring none of their own.
+    `heights` gives the heights of rows that bring none of their own; `links` makes addresses clickable.
     Without `widen` columns that the table lacks are not added to it: somebody chose the ones it has.
     """
 
@@ -59,6 +59,7 @@ class TableJob:
     prepare: Callable[[Workbook, Sequence[Column]], Prepared | None] | None = None
     widen: bool = True
     heights: Callable[[pa.RecordBatch], Sequence[float]] | None = None
+    links: bool = False
 
     @property
     def name(self) -> str:

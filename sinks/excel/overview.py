@@ -76,7 +76,7 @@ class Overview:
             "as_of": pa.array([self.run.at], pa.timestamp("s", "UTC")),
             "flow": pa.array([self.run.flow]),
             "period": pa.array([period]),
-            "before": pa.array([self._days(figures.before) if figures.before else None], pa.string()),
+            "before": pa.array([self._days(figures.before) if figures.before else "–"]),
         }
         schema = pa.schema([pa.field(name, value.type, metadata={"label": said[name]}) for name, value in values.items()])
         return output("as_of", pa.table(list(values.values()), schema=schema))

@@ -11,7 +11,7 @@ from typing import ClassVar, Final, Literal
 from pydantic import Field
 
 from connector.api import Drive, Finding, Location, NetworkConfig, Output, PluginConfig, Receipt, Run, TableSpec
-from connector.errors import ConfigError, ConflictError, LockedError
+from connector.errors import ConfigError, ConflictError, LockedError, TargetError
 from connector.http import Network, Session
 from sinks.drives import DriveConfig, open_drive
 from sinks.excel.refresh import Changes, Options, TableJob, create, refresh

@@ -55,7 +55,14 @@ def _table_job(name: str, table: Output, said: Mapping[str, Any], *, volatile: b
     page = Page(name, table, said["page"])
     heights = page.heights if name in NOTES else None
     return TableJob(
-        table, table=table_name(name), key=table.key, optional=not volatile, volatile=volatile, prepare=page.prepare, heights=heights
+        table,
+        table=table_name(name),
+        key=table.key,
+        optional=not volatile,
+        volatile=volatile,
+        prepare=page.prepare,
+        links=True,
+        heights=heights,
     )
 
 

@@ -312,8 +312,8 @@ def test_months_without_deals_are_there(measure):
 
 def test_a_slip_of_the_pen_does_not_fill_by_month(measure):
     """Created in the year 202 instead of 2026: a finding, not 21,000 months."""
-    company = measure(deals=[won("a", 100, date(202, 5, 1), date(2026, 5, 20)), won("b", 100, date(2026, 5, 10), date(2026, 5, 20))])
-    assert [row["month"] for row in company.rows("by_month")] == ["2026-05", "2026-06"]
+    company = measure(deals=[won("a", 100, date(202, 5, 1), date(2026, 5, 20)), won("b", 100, date(2026, 4, 10), date(2026, 5, 20))])
+    assert [row["month"] for row in company.rows("by_month")] == ["2026-04", "2026-05", "2026-06"]
     assert company.findings()["date_implausible"] == 1
     assert company.value("revenue") == 200
 

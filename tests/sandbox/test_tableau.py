@@ -5,7 +5,9 @@ import csv
 import io
 import zipfile
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 
+import pyarrow as pa
 import pytest
 import requests
 import tableauserverclient as tsc
@@ -13,8 +15,9 @@ from lxml import etree
 
 from connector.sandbox.company import Company
 from connector.sandbox.server import serve
-from connector.sandbox.tableau import App, Tableau
+from connector.sandbox.tableau import App, JobPlan, Tableau
 from connector.sandbox.tableau.pipeline import company_site
+from connector.sandbox.tableau.publish import hyper, read_hyper
 from connector.sandbox.tableau.wire import view_filters
 
 PAT = {"token_name": "connector", "personal_access_token": "sandbox-secret", "site_id": "sales"}
@@ -247,3 +250,88 @@ def test_the_display_follows_the_locale(company):
     amounts = [row["Amount"] for row in rows if "," in row["Amount"]]
     assert any("." in amount and amount.index(".") < amount.index(",") for amount in amounts)
     assert rows[0]["Close Date"].count(".") == 2
+
+
+@pytest.mark.skipif(not find_spec("pantab"), reason="pantab is not installed")
+class TestPublishing:
+    """What tableauserverclient's samples for publishing and for the update of live-to-Hyper data do."""
+
+    @pytest.fixture
+    def write(self, tmp_path):
+        def write(name, columns):
+            (tmp_path / name).write_bytes(hyper(pa.table(columns)))
+            return tmp_path / name
+
+        return write
+
+    @pytest.fixture
+    def item(self, server):
+        return tsc.DatasourceItem(server.projects.get_by_path("Finance").id, name="Targets")
+
+    def test_publish_at_once_and_give_back(self, server, item, write, tmp_path):
+        published = server.datasources.publish(item, write("a.hyper", {"n": [1, 2]}), "CreateNew")
+        path = server.datasources.download(published.id, str(tmp_path / "back"), include_extract=True)
+        with zipfile.ZipFile(path) as package:
+            (inside,) = [name for name in package.namelist() if name.endswith(".hyper")]
+            assert read_hyper(package.read(inside)).to_pylist() == [{"n": 1}, {"n": 2}]
+        without = server.datasources.download(published.id, str(tmp_path / "without"), include_extract=False)
+        assert [name for name in zipfile.ZipFile(without).namelist() if name.endswith(".hyper")] == []
+
+    def test_a_name_that_is_taken_needs_overwrite_and_keeps_its_id(self, server, item, write):
+        first = server.datasources.publish(item, write("a.hyper", {"n": [1]}), "CreateNew")
+        with pytest.raises(tsc.ServerResponseError) as error:
+            server.datasources.publish(item, write("b.hyper", {"n": [2]}), "CreateNew")
+        assert code(error) == "403007"
+        assert server.datasources.publish(item, write("b.hyper", {"n": [2]}), "Overwrite").id == first.id
+
+    def test_readers_see_the_old_table_until_the_job_is_done(self, server, item, write, tableau, running):
+        server.datasources.publish(item, write("a.hyper", {"n": [1]}), "Overwrite")
+        tableau.publishing.plans.append(JobPlan(polls=2))
+        job = server.datasources.publish(item, write("b.hyper", {"n": [2]}), "Overwrite", as_job=True)
+        source = tableau.site.datasources[-1]
+        assert server.jobs.get_by_id(job.id).completed_at is None
+        assert read_hyper(source.blob).to_pylist() == [{"n": 1}]
+        assert server.jobs.wait_for_job(job.id).finish_code == 0
+        assert read_hyper(source.blob).to_pylist() == [{"n": 2}]
+
+    def test_jobs_that_fail_and_are_cancelled(self, server, item, write, tableau):
+        tableau.publishing.plans += [JobPlan(polls=1, finish=1, notes="no space"), JobPlan(polls=1, finish=2)]
+        for error in (tsc.JobFailedException, tsc.JobCancelledException):
+            job = server.datasources.publish(item, write("a.hyper", {"n": [1]}), "Overwrite", as_job=True)
+            with pytest.raises(error):
+                server.jobs.wait_for_job(job.id)
+        assert all(source.name != "Targets" for source in tableau.site.datasources)
+
+    def test_rows_change_once_per_request_id(self, server, item, write, tableau):
+        tableau.publishing.plans += [JobPlan(polls=1) for _ in range(5)]  # tableauserverclient sleeps between polls
+        published = server.datasources.publish(item, write("a.hyper", {"n": [1, 2, 3], "v": ["a", "b", "c"]}), "Overwrite")
+        target = {"source-schema": "Extract", "source-table": "Extract", "target-schema": "Extract", "target-table": "Extract"}
+        match = {"op": "eq", "source-col": "n", "target-col": "n"}
+
+        def update(request, action, rows, **more):
+            actions = [{"action": action, **target, **more}]
+            payload = write("p.hyper", rows)
+            return server.datasources.update_hyper_data(published.id, request_id=request, actions=actions, payload=payload)
+
+        def rows():
+            return sorted((row["n"], row["v"]) for row in read_hyper(tableau.site.datasources[-1].blob).to_pylist())
+
+        server.jobs.wait_for_job(update("1", "upsert", {"n": [2, 4], "v": ["B", "d"]}, condition=match))
+        assert rows() == [(1, "a"), (2, "B"), (3, "c"), (4, "d")]
+        server.jobs.wait_for_job(update("2", "insert", {"n": [5], "v": ["e"]}))
+        again = update("2", "insert", {"n": [5], "v": ["e"]})
+        server.jobs.wait_for_job(again)
+        assert rows()[-1] == (5, "e")
+        assert len(rows()) == 5
+        server.jobs.wait_for_job(update("3", "delete", {"n": [1, 5]}, condition={"op": "and", "args": [match]}))
+        assert rows() == [(2, "B"), (3, "c"), (4, "d")]
+        with pytest.raises(tsc.JobFailedException):
+            server.jobs.wait_for_job(update("4", "insert", {"other": [1]}))
+        server.jobs.wait_for_job(update("5", "replace", {"n": [9], "v": ["z"]}))
+        assert rows() == [(9, "z")]
+
+    def test_a_file_that_is_none_is_refused(self, server, item, tmp_path):
+        (tmp_path / "x.hyper").write_bytes(b"nothing")
+        with pytest.raises(tsc.ServerResponseError) as error:
+            server.datasources.publish(item, tmp_path / "x.hyper", "Overwrite")
+        assert code(error) == "400011"

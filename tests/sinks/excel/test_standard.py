@@ -25,7 +25,14 @@ LABELS = {
     "en": {"kpis": "Headline figures", "deals": "Deals", "revenue": "Revenue", "win_rate": "Win rate", "definitions": "Definitions"},
 }
 MONEY = ("revenue", "value", "weighted_value", "quota", "amount_reporting", "average_deal_size")
-UNITS = {**dict.fromkeys(MONEY, "money"), "win_rate": "percent", "revenue_growth": "percent", "days_over": "days", "days_overdue": "days"}
+UNITS = {
+    **dict.fromkeys(MONEY, "money"),
+    "win_rate": "percent",
+    "revenue_growth": "percent",
+    "days_over": "days",
+    "url": "url",
+    "days_overdue": "days",
+}
 
 
 def table_of(name, rows, key=(), locale="en", types=None):
@@ -92,7 +99,7 @@ def company(locale="en", *, later=False, kpi_rows=None, without=()):
         "kpis": kpi_rows or kpis(150_000.0 if later else 120_000.0, locale),
         "deals": [
             {"deal_id": f"D{at}", "name": f"=Deal {at}", "is_open": at % 2, "expected_close_date": dt.date(2026, 1 + at % 6, 5),
-             "amount_reporting": Decimal(at * 1000), "url": None}
+             "amount_reporting": Decimal(at * 1000), "url": None if at % 3 else f"https://crm.example/deals/D{at}?a=1&b=2"}
             for at in range(1, 41 if later else 31)
         ],
         "by_owner": [
@@ -302,9 +309,39 @@ def test_kpis_are_formatted_by_the_unit_of_their_row(first):
 def test_formats_point_out_what_matters(first):
     book = openpyxl.load_workbook(first)
     crowded = [rule.formula for area in book["Pipeline balance"].conditional_formatting for rule in area.rules]
-    assert [['"crowded"'], ['"thin"'], ['"healthy"']] == crowded
+    assert crowded == [['"crowded"'], ['"thin"'], ['"healthy"']]
     assert {str(area.sqref) for area in book["Follow ups"].conditional_formatting} == {"D2"}
     assert [rule.type for area in book["Stalled deals"].conditional_formatting for rule in area.rules] == ["dataBar"]
+
+
+def test_records_open_in_the_crm_with_a_click(first, tmp_path, parts, findings):
+    def links(path):
+        return {cell.coordinate: cell.hyperlink.target for row in openpyxl.load_workbook(path)["Deals"] for cell in row if cell.hyperlink}
+
+    assert links(first) == {f"E{at + 1}": f"https://crm.example/deals/D{at}?a=1&b=2" for at in range(3, 31, 3)}
+    build(tmp_path / "later.xlsx", company(later=True), the_run(MONTH_LATER), before=first)
+    assert len(links(tmp_path / "later.xlsx")) == 13
+    fewer = company(later=True)
+    kept = fewer["deals"].open().read_all().slice(5, 4)
+    fewer["deals"] = replace(fewer["deals"], rows=4, open=kept.to_reader)
+    build(tmp_path / "fewer.xlsx", fewer, the_run(MONTH_LATER + dt.timedelta(days=1)), before=tmp_path / "later.xlsx")
+    assert links(tmp_path / "fewer.xlsx") == {"E2": "https://crm.example/deals/D6?a=1&b=2", "E5": "https://crm.example/deals/D9?a=1&b=2"}
+    assert findings(tmp_path / "fewer.xlsx") == []
+    relations = [text for name, text in parts(tmp_path / "fewer.xlsx").items() if name.endswith("sheet3.xml.rels")]
+    assert relations[0].count(b"hyperlink") == 2, "links that are gone leave nothing behind"
+
+
+def test_an_address_that_is_none_stays_a_text(tmp_path):
+    tables = company()
+    rows = [
+        {"deal_id": "D1", "name": "A", "is_open": 1, "expected_close_date": None, "amount_reporting": None, "url": url}
+        for url in ("javascript:alert(1)", "https://a b", "=x")
+    ]
+    tables["deals"] = table_of("deals", rows, types={"expected_close_date": pa.date32(), "amount_reporting": pa.decimal128(18, 4)})
+    build(tmp_path / "odd.xlsx", tables)
+    cells = [row[4] for row in openpyxl.load_workbook(tmp_path / "odd.xlsx")["Deals"].iter_rows(min_row=2)]
+    assert [cell.value for cell in cells] == ["javascript:alert(1)", "https://a b", "=x"]
+    assert not any(cell.hyperlink for cell in cells)
 
 
 def test_about_says_when_from_where_and_how_much(first, cells):

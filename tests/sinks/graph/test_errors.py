@@ -183,6 +183,16 @@ def test_the_drive_says_so_over_the_wire(world, fault, error, code):
     assert "Sales/Pipeline.xlsx" in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "fault", [{"status": 200, "body": b"<html>Welcome to our network"}, {"status": 301, "headers": {"Location": "/x"}}]
+)
+def test_pages_and_redirects_of_others_are_not_taken_for_answers(world, fault):
+    world.running.faults.add("GET /v1.0/users", **fault)
+    with pytest.raises(ConfigError, match="no answer of Microsoft Graph's") as refused:
+        world.drive().version()
+    assert "base_url" in refused.value.remedy
+
+
 # ── secrets ───────────────────────────────────────────────────────────────────────────────────────
 
 

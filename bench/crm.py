@@ -1,0 +1,170 @@
+"""Reading CRMs beside what one would write instead, each in a process of its own against the same sandbox, as ratios.
+
+    python -m bench.crm [--deals 20000] [--latency 0.02]
+
+Deals with the fields a pipeline needs, and their stage history: our sources; simple-salesforce's `query_all_iter` and `bulk2.query`;
+hubspot-api-client's `fetch_all`. Rows per second of wall time, and requests per thousand rows. The loops read what they are told and no
+more: they neither check totals nor see deletes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from connector.sandbox.company import Company
+from connector.sandbox.hubspot import HubSpotPortal
+from connector.sandbox.microsoft365.tls import certified
+from connector.sandbox.salesforce import SalesforceOrg
+from connector.sandbox.server import serve
+
+DEAL = (
+    "Id, Name, RecordTypeId, StageName, Amount, CurrencyIsoCode, Probability, ForecastCategoryName, OwnerId, AccountId, ContactId, LeadSource, Type, "
+    "NextStep, CreatedDate, CloseDate, LastStageChangeDate, LastActivityDate, IsClosed, IsWon, SystemModstamp"
+)
+HISTORY = "Id, OpportunityId, StageName, CreatedDate, Opportunity.RecordTypeId"
+PROPERTIES = [
+    "dealname", "amount", "deal_currency_code", "dealstage", "pipeline", "closedate", "createdate", "hs_lastmodifieddate", "hubspot_owner_id",
+    "hs_is_closed", "hs_is_closed_won", "hs_deal_stage_probability", "hs_manual_forecast_category", "dealtype", "closed_lost_reason",
+    "hs_analytics_source", "hs_next_step", "notes_last_updated", "notes_next_activity_date", "hs_primary_associated_company",
+]  # fmt: skip
+
+CHILDREN = {
+    "ours": """
+from connector.api import Since
+from connector.http import Session
+from connector.registry import plugins
+config = json.loads(argument)
+cls = plugins("sources")[config["type"]].cls
+validated = cls.Config.model_validate(config)
+source = cls(validated, Session(validated.network()))
+entities = {entity.name: entity for entity in source.entities()}
+rows = sum(len(page.records) for name in ("deals", "stage_entries") for page in source.read(entities[name], Since()))
+""",
+    "simple-salesforce query_all_iter": """
+from simple_salesforce import Salesforce
+sf = Salesforce(instance_url=argument["url"], session_id=argument["token"], version="67.0")
+rows = sum(1 for soql in argument["queries"] for _ in sf.query_all_iter(soql))
+""",
+    "simple-salesforce bulk2": """
+import csv, io
+from simple_salesforce import Salesforce
+sf = Salesforce(instance_url=argument["url"], session_id=argument["token"], version="67.0")
+rows = 0
+for name, soql in zip(("Opportunity", "OpportunityHistory"), argument["queries"]):
+    for page in getattr(sf.bulk2, name).query(soql, wait=1):
+        rows += sum(1 for _ in csv.DictReader(io.StringIO(page)))
+""",
+    "hubspot-api-client fetch_all": """
+from hubspot import HubSpot
+from hubspot.utils.objects import fetch_all
+deals = HubSpot(access_token="pat-sandbox").crm.deals.basic_api
+deals.api_client.configuration.host = argument["url"]
+rows, after = 0, None
+while True:
+    page = deals.get_page(limit=50, after=after, properties=argument["properties"], properties_with_history=["dealstage"], associations=["contacts"])
+    rows += sum(1 + len(one.properties_with_history["dealstage"]) for one in page.results)
+    if page.paging is None:
+        break
+    after = page.paging.next.after
+""",
+}
+FRAME = """
+import json, sys, time
+argument = sys.stdin.read()
+began = time.monotonic()
+{body}
+print(json.dumps({{"rows": rows, "seconds": time.monotonic() - began}}))
+"""
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--deals", type=int, default=20_000)
+    arguments.add_argument("--latency", type=float, default=0.02, help="seconds before each answer")
+    asked = arguments.parse_args([] if sys.argv[0].endswith("__main__.py") else None)
+    company = Company.generate(seed=1, deals=asked.deals)
+    print(f"{sum(not deal.deleted_at for deal in company.deals.values()):,} deals, {asked.latency * 1000:.0f} ms latency\n")
+    with tempfile.TemporaryDirectory() as folder:
+        salesforce(company, asked.latency, Path(folder) / "ca.pem")
+    hubspot(company, asked.latency)
+
+
+def salesforce(company: Company, latency: float, ca_file: Path) -> None:
+    """Over TLS, because simple-salesforce speaks nothing else."""
+    org = SalesforceOrg(company)
+    org.tls = certified(ca_file)
+    auth = {"type": "client_credentials", "client_id": "sandbox-client", "client_secret": "sandbox-secret"}
+    with serve(org) as running:
+        url = running.url("salesforce")
+        running.faults.add("", latency=latency, times=None)
+        token = org.sign_in()
+        queries = [f"SELECT {DEAL} FROM Opportunity", f"SELECT {HISTORY} FROM OpportunityHistory"]
+        loop = {"url": url, "token": token, "queries": queries}
+        config = {"type": "salesforce", "base_url": url, "ca_bundle": str(ca_file), "auth": auth}
+        contest(
+            running,
+            {
+                "ours": ("ours", config),
+                "ours by REST": ("ours", config | {"bulk_from": 10**9}),
+                "simple-salesforce query_all_iter": ("simple-salesforce query_all_iter", loop),
+                "simple-salesforce bulk2": ("simple-salesforce bulk2", loop),
+            },
+            needs="simple_salesforce",
+            environment={"REQUESTS_CA_BUNDLE": str(ca_file)},
+        )
+
+
+def hubspot(company: Company, latency: float) -> None:
+    with serve(HubSpotPortal(company)) as running:
+        running.faults.add("", latency=latency, times=None)
+        contest(
+            running,
+            {
+                "ours": ("ours", {"type": "hubspot", "base_url": running.url("hubspot"), "token": "pat-sandbox"}),
+                "hubspot-api-client fetch_all": ("hubspot-api-client fetch_all", {"url": running.url("hubspot"), "properties": PROPERTIES}),
+            },
+            needs="hubspot",
+        )
+
+
+def contest(running, contestants, *, needs, environment=None) -> None:
+    """One line each; the ratio is our rate over theirs."""
+    first = None
+    for name, (child, argument) in contestants.items():
+        if child != "ours" and importlib.util.find_spec(needs) is None:
+            print(f"  {name:36} not installed")
+            continue
+        running.requests.clear()
+        done = run(CHILDREN[child], argument, environment or {})
+        rate = done["rows"] / done["seconds"]
+        first = first or rate
+        requests = len(running.requests) * 1_000 / done["rows"]
+        print(
+            f"  {name:36} {done['rows']:>9,} rows {rate:>9,.0f} rows/s {requests:>7.2f} requests per thousand rows   ours ÷ this {first / rate:5.2f}"
+        )
+    print()
+
+
+def run(body: str, argument: object, environment: dict[str, str]) -> dict[str, float]:
+    """A contestant in a process of its own; imports count, as they do for a user."""
+    parsed = body if "json.loads(argument)" in body else "argument = json.loads(argument)\n" + body
+    done = subprocess.run(
+        [sys.executable, "-c", FRAME.format(body=parsed)],
+        input=json.dumps(argument),
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **environment},
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    main()
