@@ -145,9 +145,9 @@ def contest(running, contestants, *, needs, environment=None) -> None:
         done = run(CHILDREN[child], argument, environment or {})
         rate = done["rows"] / done["seconds"]
         first = first or rate
-        requests = len(running.requests) * 1_000 / done["rows"]
+        requests = len(running.requests) * 1_000 / rows
         print(
-            f"  {name:36} {done['rows']:>9,} rows {rate:>9,.0f} rows/s {requests:>7.2f} requests per thousand rows   ours ÷ this {first / rate:5.2f}"
+            f"  {name:36} {rate:>9,.0f} rows/s {requests:>7.2f} requests per thousand rows   ours ÷ this {first / rate:5.2f}"
         )
     print()
 

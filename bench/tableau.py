@@ -26,13 +26,14 @@ from connector.sandbox.tableau import Datasource, Project, Site, Tableau, View, 
 from connector.sandbox.tableau.publish import hyper
 
 SETUP = """
-import json, resource, sys, time
+import json, sys, time
 argument = json.loads(sys.argv[1])
 started = time.perf_counter()
 """
 REPORT = """
 seconds = time.perf_counter() - started
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+with open("/proc/self/status") as status:  # ru_maxrss would be that of the process this one was forked from
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
 print(json.dumps({"rows": rows, "seconds": seconds, "peak": peak}))
 """
 OURS = """

@@ -167,7 +167,7 @@ def check(session: Session, flow: str | None) -> None:
                 if not finding.ok:
                     if finding.remedy:
                         click.echo(REDACTION.clean(f"        → {finding.remedy}"))
-                    worst = finding.exit_code if worst in (0, 75) else worst
+                    worst = (finding.exit_code or 2) if worst in (0, 75) else worst
     if worst:
         sys.exit(worst)
 

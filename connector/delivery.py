@@ -17,8 +17,6 @@ from connector.errors import ConfigError, nearest
 SORT: Final = re.compile(r"(?P<minus>-)?\s*(?P<name>.+?)(?:\s+(?P<way>asc|desc))?", re.IGNORECASE)
 #: numbers of `kpis` measured in the row's `unit`
 KPI_VALUES: Final = ("value", "previous", "change")
-#: money that stands in each record's own currency, not in the reporting one
-OWN_CURRENCY: Final = {"deals": ("amount",), "leads": ("value",), "deal_products": ("amount",), "products": ("price",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +157,7 @@ def _output(
             meta |= {b"unit": known.unit.encode(), b"description": known.description.encode()}
             if info.name == "kpis" and column.name in KPI_VALUES and "unit" in plain.names:
                 meta |= {b"unit_by": b"unit", b"currency": currency.encode()} if currency else {b"unit_by": b"unit"}
-            elif currency and known.unit.startswith("money") and column.name not in OWN_CURRENCY.get(info.name, ()):
+            elif currency and known.unit.startswith("money") and not known.foreign:
                 meta[b"currency"] = currency.encode()
         fields.append(column.with_metadata(meta))
     schema = pa.schema(fields)

@@ -23,9 +23,10 @@ import pyarrow as pa
 from connector import __version__
 from connector.api import Finding, PluginConfig, Receipt, Run, Sink, TableSpec
 from connector.config import AnyFlow
+from connector.definitions import TABLES
 from connector.delivery import Tables, outputs
 from connector.engine import DuckDB, SqlError, single_select
-from connector.errors import ConfigError, ConnectorError, TargetError, TransientError
+from connector.errors import ConfigError, ConnectorError, TargetError, TransientError, nearest
 from connector.gate import judge, totals
 from connector.http import Session
 from connector.intake import Intake, Named, Taken
@@ -252,7 +253,7 @@ def _prepared(flow: OpenFlow, options: Options, run_id: str, at: datetime, *, pr
         engine.close()  # gives back what computing took
         engine = _engine(flow, spill)
         computed = load_tables(engine, (previous if same and previous else folder) / "tables")
-        warnings = (*(warning for one in taken for warning in one.warnings), *computed.warnings)
+        warnings = tuple(warning for one in taken for warning in one.warnings)
         yield Prepared(folder, same, previous, key, tuple(taken), computed, warnings)
     finally:
         engine.close()
@@ -394,7 +395,12 @@ def check_flow(flow: OpenFlow) -> Iterator[Finding]:
     """Try everything the flow names, read-only."""
     for named in flow.sources:
         yield from _findings(f"source {named.name}", named.source.check)
+    known = {*TABLES, *(entity.name for named in flow.sources for entity in named.source.entities())}
     for index, target in enumerate(flow.targets):
+        for spec in target.specs or ():
+            if spec.source is not None and spec.source not in known:
+                detail = f"no table {spec.source!r}; {nearest(spec.source, sorted(known))}"
+                yield Finding(f"{target.place}.tables", ok=False, detail=detail, remedy="correct `from`", exit_code=2)
         yield from _findings(f"sink {index + 1} ({target.identity.partition(':')[0]})", target.sink.check)
 
 

@@ -10,6 +10,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow.parquet as pq
+
 from connector.assemble import assemble
 from connector.config import AnyFlow
 from connector.definitions import TABLES, Column, TableInfo, described
@@ -18,7 +20,7 @@ from connector.engine import Engine, quoted
 from connector.errors import ConfigError
 from connector.metrics import compute
 from connector.model import ENTITIES
-from connector.store import write_parquet
+from connector.store import share, write_parquet
 
 CATALOGUE: Final = "catalogue.json"
 MEMORY: Final = Path("memory", "deals.parquet")  # what later runs tell movement from
@@ -34,7 +36,6 @@ class Computed:
     report: list[dict[str, Any]]
     headline: Mapping[str, float | None]
     facts: Mapping[str, float | None]
-    warnings: tuple[str, ...] = ()
 
 
 def compute_tables(
@@ -50,17 +51,16 @@ def compute_tables(
     `earlier` are former snapshots, moment and folder, oldest first: what moved is told from them. Raises ConfigError when two sources give one plain table, or a plain table takes the name of one of ours.
     """
     entities: dict[str, dict[str, list[Path]]] = {}
-    plain: dict[str, str] = {}
+    plain: dict[str, Path] = {}
     for file in sorted(folder.glob("sources/*/*.parquet")):
         source, name = file.parent.name, file.stem
         if name in ENTITIES:
             entities.setdefault(name, {})[source] = [file]
             continue
         if name in plain or name in TABLES:
-            whose = f"source {plain[name]!r} gives it too" if name in plain else "that is the name of a table computed here"
+            whose = f"source {plain[name].parent.name!r} gives it too" if name in plain else "that is the name of a table computed here"
             raise ConfigError(f"source {source!r}: table {name!r}: {whose}", remedy="give one of them another name")
-        plain[name] = source
-        engine.parquet(name, [file])
+        plain[name] = file
     past = landmarks(earlier, at)
     seen = {moment: deals for moment, snapshot in past if (deals := _deals_of(snapshot))}
     assembled = assemble(engine, entities, config.model, at=at, timezone=config.zone, earlier=seen)
@@ -68,15 +68,19 @@ def compute_tables(
     made = compute(engine, assembled, config.model, memories=memories, locale=config.locale)
     reader = engine.stream("select * from deal_memory")
     write_parquet(folder / MEMORY, reader.schema, reader)
-    infos = dict(made.tables) | {name: described(name, engine.schema(f"select * from {quoted(name)}"), config.locale) for name in plain}
+    infos = dict(made.tables) | {name: described(name, pq.read_schema(file), config.locale) for name, file in plain.items()}
     report = []
     for done, (name, info) in enumerate(infos.items()):
         progress("computing tables", done, len(infos))
         target = folder / "tables" / f"{name}.parquet"
-        reader = engine.stream(f"select * from {quoted(name)}")
-        rows = write_parquet(target, reader.schema, reader)
-        with target.open("rb") as file_:
-            digest = hashlib.file_digest(file_, "sha256").hexdigest()[:16]
+        if name in plain:
+            share(plain[name], target)
+        else:
+            reader = engine.stream(f"select * from {quoted(name)}")
+            write_parquet(target, reader.schema, reader)
+        with target.open("rb") as written:
+            digest = hashlib.file_digest(written, "sha256").hexdigest()[:16]
+        rows = pq.read_metadata(target).num_rows
         report.append({"name": name, "rows": rows, "columns": len(info.columns), "hash": digest})
     progress("computing tables", len(infos), len(infos))
     kpis = engine.fetch("select metric, period, value from kpis").to_pylist()
@@ -86,7 +90,6 @@ def compute_tables(
         "report": report,
         "headline": {row["metric"]: row["value"] for row in kpis if row["period"] == "all"},
         "facts": {f"{row['metric']}.{row['period']}": row["value"] for row in kpis},
-        "warnings": [],
     }
     (folder / "tables" / CATALOGUE).write_text(json.dumps(catalogue, indent=1), "utf-8")
 
@@ -121,5 +124,4 @@ def load_tables(engine: Engine, folder: Path) -> Computed:
         catalogue["report"],
         catalogue["headline"],
         catalogue["headline"] | catalogue["facts"],
-        tuple(catalogue["warnings"]),
     )

@@ -78,6 +78,7 @@ class SalesforceSource:
             version=config.api_version,
             budget=config.api_budget,
         )
+        self._known: dict[str, tuple[dict[str, str], list[str]]] = {}
         self._special: dict[str, Callable[[], Iterator[Record]]] = {
             "stages": self._stages,
             "owners": self._owners,
@@ -316,6 +317,11 @@ class SalesforceSource:
 
     def _seen(self, table: Table) -> tuple[dict[str, str], list[str]]:
         """Fields to read with their types, and the standard ones that are not visible."""
+        if table.object not in self._known:
+            self._known[table.object] = self._look(table)
+        return self._known[table.object]
+
+    def _look(self, table: Table) -> tuple[dict[str, str], list[str]]:
         visible = self.org.describe(table.object)
         if visible is None:
             raise self._hidden(table.object)

@@ -17,7 +17,7 @@ import io
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
@@ -40,7 +40,6 @@ SLOWEST_POLL: Final = 30.0
 BUSY: Final = frozenset({"SERVER_UNAVAILABLE", "UNABLE_TO_LOCK_ROW", "TXN_SECURITY_METERING_ERROR", "UNKNOWN_EXCEPTION"})
 GONE_PLACES: Final = frozenset({"INVALID_QUERY_LOCATOR", "QUERY_TIMEOUT"})
 _USAGE: Final = re.compile(r"(?:^|[;,\s])api-usage=(\d+)/(\d+)")
-_DATETIME: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?)\+00:?00")
 
 #: what to do about the token endpoint's refusals, by a word of its answer
 REMEDIES: Final = {
@@ -299,23 +298,13 @@ def stamp(moment: datetime, minutes: int = 0) -> str:
     return f"{datetime.fromtimestamp(moment.timestamp() + 60 * minutes, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def typed(text: str, kind: str) -> Any:
-    """A value of the CSV as REST would have given it; empty is null."""
-    if text == "":
-        return None
-    if kind in ("double", "currency", "percent", "int", "long"):
-        return Decimal(text)
-    if kind == "boolean":
-        return text == "true"
-    return _zulu(text) if kind == "datetime" else text
-
-
 def _csv(content: bytes, types: Mapping[str, str]) -> list[Record]:
+    """Values as REST would have given them, by the type of their field; empty is null."""
     text = content.decode("utf-8", errors="replace").replace("\0", "")
     reader = csv.reader(io.StringIO(text, newline=""))
     columns = next(reader, [])
-    kinds = [types.get(column, "string") for column in columns]
-    flat = ({name: typed(value, kind) for name, kind, value in zip(columns, kinds, row, strict=True)} for row in reader)
+    readers = [(column, _READERS.get(types.get(column, ""), str)) for column in columns]
+    flat = ({name: read(text) if text else None for (name, read), text in zip(readers, row, strict=True)} for row in reader)
     return [_nested(record) for record in flat] if any("." in name for name in columns) else list(flat)
 
 
@@ -339,13 +328,20 @@ def _plain(record: Mapping[str, Any]) -> Record:
             if name != "attributes":
                 found[name] = _plain(value)
         else:
-            found[name] = _zulu(value) if isinstance(value, str) and value.endswith("00") else value
+            found[name] = _zulu(value) if isinstance(value, str) else value
     return found
 
 
 def _zulu(text: str) -> str:
-    match = _DATETIME.fullmatch(text)
-    return f"{match[1]}Z" if match else text
+    """2026-05-01T07:25:37.000+0000 with a Z; any other text as it is."""
+    return f"{text[:-5]}Z" if len(text) == 28 and text[10] == "T" and text.endswith("+0000") else text
+
+
+_READERS: Final[Mapping[str, Callable[[str], Any]]] = {
+    **dict.fromkeys(("double", "currency", "percent", "int", "long"), Decimal),
+    "boolean": lambda text: text == "true",
+    "datetime": _zulu,
+}
 
 
 def _busy(refused: Refused) -> bool:

@@ -205,15 +205,15 @@ class TableauSource:
             place = f"Tableau {view.place}"
             export = Export(file, place)
             warnings = [f"{place}: column {name!r} has a header that comes more than once" for name in export.repeated]
-            doubtful, rows = unproven(export, {name: _wire(values) for name, values in view.filters.items()})
-            if not rows:
+            if not export.has_rows():
                 yield _empty(view, export.names, f"{place}: the view is empty")
                 return
+            doubtful = unproven(export, {name: _wire(values) for name, values in view.filters.items()})
             self._prove(view, path, export.names, doubtful, folder)
             table = one_row_per_mark(export, place, folder / "marks.sqlite", view.locale, until)
             long = table is not export
             table = without_totals(table, place, view.totals, view.locale, warnings.append)
-            yield from _pages(table, view, warnings, rows if table is export else None, numbered=not long)
+            yield from _pages(table, view, warnings, numbered=not long)
 
     def _prove(self, view: View, path: str, names: Sequence[str], doubtful: Sequence[str], folder: Path) -> None:
         """Make sure that Tableau applied a filter the rows do not prove: a misspelt field name it ignores in silence.
@@ -231,7 +231,7 @@ class TableauSource:
     def _is_empty(self, view: View, path: str, params: Mapping[str, str], file: Path) -> bool:
         if not self._download(view, path, params, file):
             return True
-        return view.mode == "view" and not any(batch.num_rows for batch in Export(file, view.place).batches())
+        return view.mode == "view" and not Export(file, view.place).has_rows()
 
     def _crosstab(self, view: View) -> Iterator[Page]:
         place, path = f"Tableau {view.place}", self._export_path(view)
@@ -321,7 +321,7 @@ def _wire(values: Scalar | Sequence[Scalar]) -> list[str]:
     return [str(value).lower() if isinstance(value, bool) else str(value) for value in given]
 
 
-def _pages(table: Table, view: View, warnings: Sequence[str], total: int | None, *, numbered: bool) -> Iterator[Page]:
+def _pages(table: Table, view: View, warnings: Sequence[str], *, numbered: bool) -> Iterator[Page]:
     row = 2  # the header is the first
     for batch in table.batches():
         page = (
@@ -329,7 +329,7 @@ def _pages(table: Table, view: View, warnings: Sequence[str], total: int | None,
             if view.null_text
             else batch
         )
-        yield Page(page, total=total, first_row=row if numbered else None, warnings=tuple(warnings))
+        yield Page(page, first_row=row if numbered else None, warnings=tuple(warnings))
         row += batch.num_rows
 
 

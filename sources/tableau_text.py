@@ -36,7 +36,11 @@ LONG: Final[Mapping[str, str]] = {
 }
 #: what Tableau writes before the caption of an aggregated field
 AGGREGATED: Final = re.compile(r"(Distinct count of|Count of|Avg\.|Sum of|Min\.|Max\.|Median) ", re.IGNORECASE)
-TOTALS: Final = ("grand total", "total", "all", "gesamtsumme", "gesamt", "alle", "total général", "total general", "总计", "合计", "全部")
+TOTALS: Final = frozenset(
+    form
+    for word in ("Grand Total", "Total", "All", "Gesamtsumme", "Gesamt", "Alle", "Total général", "Total general", "总计", "合计", "全部")
+    for form in (word, word.lower(), word.upper())
+)
 TEXT: Final = pa.string()
 
 
@@ -68,7 +72,7 @@ class Export:
         self.repeated = tuple(name for name, given in zip(names, header, strict=True) if name != given.strip())
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        if not self.names or not self._has_rows():
+        if not self.names or not self.has_rows():
             return
         try:
             reader = pacsv.open_csv(
@@ -81,7 +85,7 @@ class Export:
         except pa.ArrowInvalid as error:
             raise self._broken(error) from error
 
-    def _has_rows(self) -> bool:
+    def has_rows(self) -> bool:
         with self.file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
             rows = csv.reader(lines)
             try:
@@ -110,16 +114,12 @@ def unique(names: Sequence[str]) -> list[str]:
     return given
 
 
-def unproven(table: Table, filters: Mapping[str, Sequence[str]]) -> tuple[list[str], int]:
-    """The filters the rows do not prove — no such column, or rows with other values — and how many rows there are."""
-    doubtful = {name for name in filters if name not in table.names}
-    rows = 0
-    for batch in table.batches():
-        rows += batch.num_rows
-        for name in filters.keys() - doubtful:
-            if not pc.all(pc.is_in(batch[name], pa.array(filters[name], TEXT)), min_count=0).as_py():
-                doubtful.add(name)
-    return [name for name in filters if name in doubtful], rows
+def unproven(table: Table, filters: Mapping[str, Sequence[str]]) -> list[str]:
+    """The filters the rows do not prove: there is no such column, or rows have other values."""
+    proven = {name for name in filters if name in table.names}
+    for batch in table.batches() if proven else ():
+        proven -= {name for name in proven if not pc.all(pc.is_in(batch[name], pa.array(filters[name], TEXT)), min_count=0).as_py()}
+    return [name for name in filters if name not in proven]
 
 
 # ── Measure Names ─────────────────────────────────────────────────────────────────────────────────
@@ -333,12 +333,11 @@ def _suspects(table: Table) -> dict[int, list[str | None]]:
     """Rows with a cell that says total, by their place."""
     found: dict[int, list[str | None]] = {}
     start = 0
-    labels = pa.array(TOTALS, TEXT)
+    labels = pa.array(sorted(TOTALS), TEXT)
     for batch in table.batches():
         hits: set[int] = set()
         for column in batch.columns:
-            says = pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(column)), labels)
-            hits.update(pc.indices_nonzero(says).to_pylist())
+            hits.update(pc.indices_nonzero(pc.is_in(column, labels)).to_pylist())
         for row in hits:
             found[start + row] = [column[row].as_py() for column in batch.columns]
         start += batch.num_rows
@@ -352,17 +351,17 @@ def _judge(table: Table, suspects: Mapping[int, list[str | None]], locale: str |
     numbers = _number_columns(table)
     mark = reading.decimal_mark(locale) if locale else _mark(table, numbers)
     for place, row in suspects.items():
-        fixed = tuple(index for index, cell in enumerate(row) if index not in numbers and cell and not _label(cell))
+        fixed = tuple(index for index, cell in enumerate(row) if index not in numbers and cell and cell not in TOTALS)
         keys[place] = fixed, tuple(row[index] for index in fixed)
         below.setdefault(fixed, {}).setdefault(keys[place][1], _Sum())
     place = 0
     for batch in table.batches():
         columns = [column.to_pylist() for column in batch.columns]
-        for row in zip(*columns, strict=True):
+        for cells in zip(*columns, strict=True):
             if place not in suspects:
                 for fixed, sums in below.items():
-                    if (group := sums.get(tuple(row[index] for index in fixed))) is not None:
-                        _add(group, row, numbers, mark)
+                    if (group := sums.get(tuple(cells[index] for index in fixed))) is not None:
+                        _add(group, cells, numbers, mark)
             place += 1
     proven, doubtful = set(), set()
     for place, row in suspects.items():
@@ -373,10 +372,6 @@ def _judge(table: Table, suspects: Mapping[int, list[str | None]], locale: str |
         elif group.rows:
             doubtful.add(place)
     return proven, doubtful
-
-
-def _label(cell: str) -> bool:
-    return cell.strip().lower() in TOTALS
 
 
 def _number_columns(table: Table) -> list[int]:

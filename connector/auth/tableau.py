@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn, Self, TypeVar, cast
+from urllib.parse import urljoin, urlsplit
 from xml.etree.ElementTree import ParseError
 
 import requests
@@ -116,6 +117,9 @@ class Connection:
     session: Session
     scopes: Sequence[str]
     _server: tsc.Server | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.session.hooks["response"].append(self._stay)
 
     @property
     def place(self) -> str:
@@ -230,6 +234,15 @@ class Connection:
                     return
             self.session.retries += 1
             self.session.sleep(2.0**attempt)
+
+    def _stay(self, response: requests.Response, **_: object) -> None:
+        """TSC follows a redirect to any host and takes the session's token along; only the same host on https may have it."""
+        target = urljoin(response.url, response.headers.get("Location", "")) if response.is_redirect else response.url
+        here, there = urlsplit(response.url), urlsplit(target)
+        if here.netloc != there.netloc and (here.hostname, "https") != (there.hostname, there.scheme):
+            raise ConfigError(
+                f"{self.place}: redirects to {host(target)}", remedy=f"if that is right, set `server: {there.scheme}://{there.netloc}`"
+            )
 
     # ── signing in ────────────────────────────────────────────────────────────────────────────────
 

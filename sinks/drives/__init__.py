@@ -8,11 +8,15 @@ from pydantic import Field
 
 from connector.api import Drive
 from connector.http import Session
+from sinks.drives.graph import GraphDrive
+from sinks.drives.graph_config import OneDriveConfig, SharePointConfig
 from sinks.drives.local import LocalConfig, LocalDrive
 
-DriveConfig = Annotated[LocalConfig, Field(description="Where the workbook lives.")]
+DriveConfig = Annotated[
+    LocalConfig | OneDriveConfig | SharePointConfig, Field(discriminator="type", description="Where the workbook lives.")
+]
 
 
-def open_drive(config: LocalConfig, path: str, session: Session) -> Drive:
+def open_drive(config: LocalConfig | OneDriveConfig | SharePointConfig, path: str, session: Session) -> Drive:
     """The drive for one file. `session` is for drives behind HTTP."""
-    return LocalDrive(config, path)
+    return LocalDrive(config, path) if isinstance(config, LocalConfig) else GraphDrive(config, path, session)

@@ -45,7 +45,7 @@ class Answer:
         return " ".join(str(layer["message"]) for layer in self._layers() if layer.get("message"))
 
     def _layers(self) -> list[Mapping[str, Any]]:
-        layers = []
+        layers: list[Mapping[str, Any]] = []
         layer: Any = self.body.get("error")
         while isinstance(layer, dict):
             layers.append(layer)

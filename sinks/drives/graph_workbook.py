@@ -40,6 +40,7 @@ TOO_MUCH: Final = (
     "requestAborted",
 )
 Values = list[list[Any]]
+Keep = Callable[[str, Mapping[str, Mapping[str, Any]]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,16 @@ class WorkbookChanges:
         return not (self.added or self.deleted or self.written)
 
 
-def update_tables(drive: GraphDrive, tables: Mapping[str, Output], run: Run, *, date1904: bool = False) -> WorkbookChanges:
+def _unkept(table: str, notes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Notes that nobody keeps."""
+
+
+def update_tables(
+    drive: GraphDrive, tables: Mapping[str, Output], run: Run, *, date1904: bool = False, keep: Keep = _unkept
+) -> WorkbookChanges:
     """Bring the tables (by their Excel names) up to date while people work. From here on the drive takes no file in this process.
+
+    `keep` is given what teammates wrote beside rows (table, key → heading → value) before those rows are deleted.
 
     Raises AuthError when the service does not let this sign-in edit live, LockedError when somebody's Excel holds the file alone,
     TargetError when a table is missing or something is in the way, TransientError to try again later: the next run completes it.
@@ -83,7 +92,7 @@ def update_tables(drive: GraphDrive, tables: Mapping[str, Output], run: Run, *, 
     with LiveSession(drive.client, drive.session, item, drive.name()) as live:
         for name, output in tables.items():
             run.progress(f"{name} (live)", len(done), len(tables))
-            done.append(_Table(live, name, output, rendering, drive.name(), lambda: marker.begin(run.run_id)))
+            done.append(_Table(live, name, output, rendering, drive.name(), lambda: marker.begin(run.run_id), keep))
             done[-1].update()
         if any(table.changed for table in done):
             _refresh_pivots(live)
@@ -131,7 +140,7 @@ class _Table:
     """One table on its way to new content."""
 
     def __init__(
-        self, live: LiveSession, name: str, output: Output, rendering: Rendering, what: str, before_writing: Callable[[], None]
+        self, live: LiveSession, name: str, output: Output, rendering: Rendering, what: str, before_writing: Callable[[], None], keep: Keep
     ) -> None:
         self.name = name
         self.output = output
@@ -139,6 +148,7 @@ class _Table:
         self.vanished: dict[str, dict[str, Any]] = {}
         self._live = live
         self._before_writing = before_writing
+        self._keep = keep
         self._rendering = rendering
         self._what = f"{what}: table {name}"
         self._columns = columns_of(output.schema)
@@ -266,6 +276,7 @@ class _Table:
                 if kept := {heading: value for heading, value in written.items() if value != ""}:
                     self.vanished[gone[row]] = kept
         if self.vanished:
+            self._keep(self.name, self.vanished)
             self._rendering.warn(f"table {self.name}: {len(self.vanished)} rows with teammates' entries are gone from the data")
 
     # ── writing ───────────────────────────────────────────────────────────────────────────────────

@@ -51,6 +51,14 @@ class Memory:
 
         return known
 
+    def keep(self, table: str, vanished: Mapping[str, Mapping[str, Any]]) -> None:
+        """Remember plain values beside rows that are gone: key → heading → value."""
+        if not self._enabled:
+            return
+        notes = self._tables.setdefault(table, {})
+        for key, values in vanished.items():
+            notes[key] = {"at": self._today.isoformat(), "cells": {matching(heading): _plain(value) for heading, value in values.items()}}
+
     def note(self, table: str, region: Region, composer: Composer, strings: SharedStrings) -> None:
         """Remember what belonged to rows that are gone."""
         if not self._enabled:
@@ -65,6 +73,12 @@ class Memory:
                 notes[key] = {"at": self._today.isoformat(), "cells": cells}
             else:
                 notes.pop(key, None)
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    if isinstance(value, bool):
+        return {"flag": value}
+    return {"number": float(value)} if isinstance(value, (int, float)) else {"text": str(value)}
 
 
 def _noted(cell: Cell, row: Carried, region: Region, strings: SharedStrings) -> dict[str, Any]:

@@ -51,6 +51,7 @@ class Changes:
     rows: Mapping[str, int]
     warnings: tuple[str, ...] = ()
     memory: Mapping[str, Any] = field(default_factory=dict)
+    date1904: bool = False
 
     @property
     def unchanged(self) -> bool:
@@ -119,7 +120,7 @@ def _refresh(package: Package, jobs: Sequence[TableJob], options: Options, *, te
         if moved:
             fill(book, moved, options.facts, styles_of(book), options.timezone, warnings.setdefault)
         book.recalculate()
-    return Changes(package.changed(), package.untouched(), rows, tuple(warnings), memory.result())
+    return Changes(package.changed(), package.untouched(), rows, tuple(warnings), memory.result(), book.date1904)
 
 
 def _parts(book: Workbook, job: TableJob) -> Iterator[TableJob]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -14,12 +14,16 @@ from connector.api import Drive, Finding, Location, NetworkConfig, Output, Plugi
 from connector.errors import ConfigError, ConflictError, LockedError, TargetError
 from connector.http import Network, Session
 from sinks.drives import DriveConfig, open_drive
+from sinks.drives.graph import GraphDrive
+from sinks.drives.local import LocalDrive
+from sinks.excel.memory import Memory
 from sinks.excel.refresh import Changes, Options, TableJob, create, refresh
 from sinks.excel.standard import standard
 
 ATTEMPTS: Final = 5
 SUFFIXES: Final = (".xlsx", ".xlsm")
 PAUSE: Final = 2.0
+LONG_PAUSE: Final = 30.0
 
 
 class ExcelTable(TableSpec):
@@ -42,7 +46,9 @@ class ExcelConfig(PluginConfig):
     drive: DriveConfig
     path: str = Field(description="The workbook on the drive, e.g. Sales/Pipeline.xlsx.")
     on_locked: Literal["wait", "workbook", "copy", "fail"] = Field("wait", description="What to do while somebody has the workbook open.")
-    wait_seconds: float = Field(20, ge=0, description="How long `on_locked: wait` waits before it exits 75 and leaves it to the next run.")
+    wait_seconds: float | None = Field(
+        None, ge=0, description="How long `on_locked: wait` waits before it exits 75: 20 seconds for a local file, 600 otherwise."
+    )
     template: Location | None = Field(None, description="Workbook to start from when there is none yet.")
     tables: tuple[ExcelTable, ...] | None = Field(None, min_length=1, description="Tables to deliver; omitted: the standard workbook.")
     break_signature: bool = Field(False, description="Drop a digital signature that the refresh would break.")
@@ -114,8 +120,7 @@ class ExcelSink:
             return self._receipt("would write", changes, version, version, "dry run", size)
         if changes.memory != run.memory:
             run.remember(changes.memory)
-        target, after = self._store(result, version)
-        return self._receipt("written", changes, version, after, "" if target == self._drive.name() else f"stored as {target}", size)
+        return self._delivered(jobs, run, changes, result, version)
 
     def _template(self) -> Path | None:
         template = self._config.template
@@ -125,25 +130,73 @@ class ExcelSink:
             raise ConfigError(f"template {template}: there is no such file")
         return Path(template)
 
-    def _store(self, result: Path, version: str | None) -> tuple[str, str]:
-        """Store, doing what `on_locked` says while somebody has the workbook open; where it went and its version."""
-        deadline = self._config.wait_seconds
+    def _delivered(self, jobs: list[TableJob], run: Run, changes: Changes, result: Path, version: str | None) -> Receipt:
+        """Store the result, doing what `on_locked` says while somebody has the workbook open."""
+        size, patience = result.stat().st_size, self._wait()
         while True:
             try:
-                return self._drive.name(), self._drive.store(result, version)
+                return self._receipt("written", changes, version, self._drive.store(result, version), "", size)
             except LockedError:
                 if self._config.on_locked == "copy":
-                    return self._store_copy(result)
-                if self._config.on_locked != "wait" or deadline <= 0:
+                    name = self._store_copy(result, run)
+                    return self._receipt("written", changes, version, None, f"somebody has it open: stored beside it as {name}", size)
+                if self._config.on_locked == "workbook":
+                    return self._live(jobs, run, changes, version)
+                if self._config.on_locked == "fail" or patience <= 0:
                     raise
-            pause = min(PAUSE, deadline)
-            deadline -= pause
+            pause = min(PAUSE if isinstance(self._drive, LocalDrive) else LONG_PAUSE, patience)
+            patience -= pause
+            run.progress(f"{self._drive.name()}: somebody has it open, waiting", int(self._wait() - patience), int(self._wait()))
             self._session.sleep(pause)
 
-    def _store_copy(self, result: Path) -> tuple[str, str]:
+    def _wait(self) -> float:
+        """Seconds `on_locked: wait` may take: people close a shared workbook less often than a program lets go of a file."""
+        if self._config.wait_seconds is not None:
+            return self._config.wait_seconds
+        return 20 if isinstance(self._drive, LocalDrive) else 600
+
+    def _store_copy(self, result: Path, run: Run) -> str:
+        suffix = f"(refresh {run.at.astimezone(run.timezone):%Y-%m-%dT%H%M})"
+        if isinstance(self._drive, GraphDrive):
+            return self._drive.store_copy(result, suffix)
         path = PurePosixPath(self._config.path)
-        copy = open_drive(self._config.drive, str(path.with_name(f"{path.stem} (refreshed copy){path.suffix}")), self._session)
-        return copy.name(), copy.store(result, copy.version())
+        beside = open_drive(self._config.drive, str(path.with_name(f"{path.stem} {suffix}{path.suffix}")), self._session)
+        beside.store(result, beside.version())
+        return beside.name()
+
+    def _live(self, jobs: list[TableJob], run: Run, changes: Changes, version: str | None) -> Receipt:
+        """Edit the tables inside the workbook people have open. Raises ConfigError where that cannot be."""
+        drive = self._drive
+        if not isinstance(drive, GraphDrive):
+            raise ConfigError(
+                "on_locked: workbook needs a workbook on OneDrive or SharePoint", remedy="set on_locked to wait, copy or fail"
+            )
+        unfit = [job for job in jobs if job.mode != "replace" or not job.table]
+        if unfit:
+            raise ConfigError(
+                f"on_locked: workbook can only replace tables that have a `table` name; {unfit[0].output.name} is not one",
+                remedy="name the Excel table of every entry and use mode: replace, or set on_locked to wait or copy",
+            )
+        memory = Memory(
+            changes.memory, today=run.at.astimezone(run.timezone).date(), days=self._config.remember_days, enabled=self._config.remember
+        )
+
+        def keep(table: str, notes: Mapping[str, Mapping[str, Any]]) -> None:
+            memory.keep(table, notes)
+            run.remember(memory.result())
+
+        from sinks.drives.graph_workbook import update_tables  # noqa: PLC0415  (it needs this package's cells)
+
+        done = update_tables(drive, {str(job.table): job.output for job in jobs}, run, date1904=changes.date1904, keep=keep)
+        why = "edited inside the workbook that people have open" + ("; completed what an earlier run had begun" if done.completed else "")
+        return Receipt(
+            drive.name(),
+            "unchanged" if done.unchanged else "written",
+            rows=done.rows,
+            why=why,
+            version_before=version,
+            warnings=done.warnings,
+        )
 
     def _receipt(
         self,

@@ -90,6 +90,15 @@ def test_a_changed_row_is_counted(place):
     assert (read["inserted"], read["updated"], read["deleted"]) == (1, 1, 1)
 
 
+def test_fixed_rates_convert_into_the_reporting_currency(place):
+    place.write("connector.yaml", YAML + "    model: {currency: EUR, rates: {USD: 0.5}}\n")
+    place.write(
+        "deals.csv",
+        "deal_id,status,amount,currency,created_at,closed_at\nD-1,won,100,USD,2026-01-02,2026-01-22\nD-2,won,30,EUR,2026-01-02,2026-01-22\n",
+    )
+    assert place.connector("run", "pipeline", "--json").manifest["metrics"]["revenue"] == 80
+
+
 def test_the_gate_keeps_yesterdays_file(place):
     place.write("connector.yaml", YAML + "    gate: {max_row_drop: 0.3}\n")
     place.connector("run", "pipeline")

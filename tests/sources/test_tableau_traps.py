@@ -3,6 +3,7 @@
 The tests of views, dashboards, filters, empty results, Measure Names, totals and repeated headers are in test_tableau.py.
 """
 
+import contextlib
 import tracemalloc
 from datetime import timedelta
 
@@ -245,10 +246,14 @@ def test_the_secret_never_shows(running):
     assert "sandbox-secret" not in repr(Connection(config, Session(), ()))
 
 
-def test_a_server_that_moved_to_https_elsewhere_gets_no_token(running):
-    running.faults.add("/data", status=302, headers={"Location": "http://127.0.0.1:9/elsewhere"})
-    with pytest.raises(SourceError, match="302"):
-        read(running)
+@pytest.mark.parametrize("step", ["serverInfo", "signin", "/views\\?", "/data", "signout"])
+def test_the_session_token_does_not_follow_a_redirect_elsewhere(running, site, step):
+    """tableauserverclient would take it to any host."""
+    with serve(Tableau(site)) as other:
+        running.faults.add(step, status=302, headers={"Location": f"{other.url('tableau')}/api/3.28/elsewhere"}, times=None)
+        with contextlib.nullcontext() if step == "signout" else pytest.raises(ConfigError, match="redirects to 127"):
+            read(running)
+        assert other.requests == []
 
 
 def test_the_sandbox_is_really_asked(running):
