@@ -12,7 +12,9 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
+from connector.errors import nearest
 from connector.http import Network, Session
+from connector.model import ENTITIES
 
 Record = Mapping[str, Any]
 UTC: Final = ZoneInfo("UTC")
@@ -44,6 +46,17 @@ def _located(value: str, info: ValidationInfo) -> str:
 
 #: A path, a glob or a URL. A relative path is relative to the YAML file it stands in.
 Location = Annotated[str, AfterValidator(_located)]
+
+
+def _canonical(value: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...]]:
+    for name in value:
+        if name not in ENTITIES:
+            raise ValueError(f"no table {name!r}; {nearest(name, ENTITIES)}")
+    return value
+
+
+#: Fields to read beside those a CRM source reads anyway, by canonical table.
+FurtherFields = Annotated[Mapping[str, tuple[str, ...]], AfterValidator(_canonical)]
 
 
 class PluginConfig(Model):
@@ -244,6 +257,14 @@ class Sink(Protocol):
     def __init__(self, config: Any, session: Session) -> None: ...
     def check(self) -> Iterator[Finding]: ...
     def write(self, tables: Mapping[str, Output], run: Run) -> Receipt: ...
+
+
+@runtime_checkable
+class SignsIn(Protocol):
+    """A source or sink that may act for a person: `connector login` asks it to. `login` returns who signed in."""
+
+    def wants_login(self) -> bool: ...
+    def login(self, prompt: Callable[[str], None]) -> str: ...
 
 
 class Drive(Protocol):

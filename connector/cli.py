@@ -308,6 +308,20 @@ def demo(out: Path, keep: bool) -> None:
     play(out, keep=keep, say=click.echo)
 
 
+@cli.command()
+@click.argument("flow")
+@shared
+@pass_session
+def login(session: Session, flow: str) -> None:
+    """Sign a person in with a device code, for every source and drive of FLOW that wants one (`device_code: true`)."""
+    from connector.flow import login_flow, open_flow  # noqa: PLC0415
+
+    config = session.config()
+    with open_flow(flow, config.flow(flow), session.settings()) as opened:
+        for who in login_flow(opened, click.echo):
+            click.echo(f"signed in: {who}")
+
+
 def _limit(limit: int | None, style: str) -> int | None:
     return 20 if limit is None and style == "table" else limit
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from connector import __version__
-from connector.api import Finding, PluginConfig, Receipt, Run, Sink, TableSpec
+from connector.api import Finding, PluginConfig, Receipt, Run, SignsIn, Sink, Source, TableSpec
 from connector.config import AnyFlow
 from connector.definitions import TABLES
 from connector.delivery import Tables, outputs
@@ -402,6 +402,18 @@ def check_flow(flow: OpenFlow) -> Iterator[Finding]:
                 detail = f"no table {spec.source!r}; {nearest(spec.source, sorted(known))}"
                 yield Finding(f"{target.place}.tables", ok=False, detail=detail, remedy="correct `from`", exit_code=2)
         yield from _findings(f"sink {index + 1} ({target.identity.partition(':')[0]})", target.sink.check)
+
+
+def login_flow(flow: OpenFlow, prompt: Callable[[str], None]) -> Iterator[str]:
+    """Sign in whoever a plugin wants signed in; yields who it was. Raises ConfigError where no plugin does."""
+    plugs: list[Source | Sink] = [*(named.source for named in flow.sources), *(target.sink for target in flow.targets)]
+    wanting = [plug for plug in plugs if isinstance(plug, SignsIn) and plug.wants_login()]
+    if not wanting:
+        raise ConfigError(
+            f"{flow.name}: nothing in this flow signs in as a person", remedy="set `device_code: true` on the drive or source that should"
+        )
+    for plug in wanting:
+        yield plug.login(prompt)
 
 
 def _findings(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ See docs/sinks/tableau.md.
 from __future__ import annotations
 
 import hashlib
-import re
+import logging
 import shutil
 import tempfile
 import uuid
@@ -19,26 +19,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, cast
+from typing import Any, ClassVar, Final, Literal
 
 import tableauserverclient as tsc
 from pydantic import Field, model_validator
 
 from connector.api import Finding, NetworkConfig, Output, PluginConfig, Receipt, Run, TableSpec
-from connector.auth.tableau import Access, Connection, Refused
-from connector.errors import AuthError, ConfigError, ConnectorError, TargetError, TransientError, nearest
+from connector.auth.tableau import Access, Connection
+from connector.errors import ConfigError, ConnectorError, TargetError, TransientError
 from connector.http import Session
 from sinks import tableau_hyper as hyper
+from sinks.tableau_site import SCOPES, PublishingSite
+
+log = logging.getLogger(__name__)
 
 Mode = Literal["replace", "upsert", "append"]
-SCOPES: Final = (
-    "tableau:content:read",
-    "tableau:datasources:create",
-    "tableau:datasources:update",
-    "tableau:file_uploads:create",
-    "tableau:jobs:read",
-)
-POLL_FIRST, POLL_FACTOR, POLL_MOST = 0.5, 1.4, 30.0
 LONGEST_DESCRIPTION: Final = 4000
 OURS: Final = "Published by connector, flow "
 END: Final = "(end of connector's text)"
@@ -143,10 +138,7 @@ class TableauSink:
         self._config = config
         self._session = session
         self._connection = Connection(config, session, SCOPES)
-
-    @property
-    def _target(self) -> str:
-        return f"{self._connection.place}, project {self._config.project}"
+        self._site = PublishingSite(self._connection, config.project, config.job_timeout)
 
     # ── check ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -160,9 +152,9 @@ class TableauSink:
             self._connection.sign_out()
 
     def _checked_project(self) -> str:
-        project = self._project()
+        project = self._site.project_id()
         specs = self._config.tables or ()
-        there = self._datasources(project) if specs else {}
+        there = self._site.datasources(project) if specs else {}
         for spec in specs:
             self._refuse_strangers(spec.name or spec.source or "", there)
         return f"may be published to; {len(there)} data sources are there"
@@ -174,13 +166,13 @@ class TableauSink:
         named = self._named(tables)
         notes = {name: Note.read(value) for name, value in run.memory.get("tables", {}).items()}
         try:
-            project = self._project()
+            project = self._site.project_id()
             warnings = [] if run.dry_run else self._finish(notes, run)
-            there = self._datasources(project)
-            stamps = {name: self._updated_at(there[name]) for name in named if name in there}
+            there = self._site.datasources(project)
+            stamps = {name: self._site.updated_at(there[name]) for name in named if name in there}
             before = _version(stamps)
             receipt = Receipt(
-                self._target,
+                self._site.target,
                 "unchanged",
                 {key: output.rows for key, output in tables.items()},
                 "every data source already holds its table",
@@ -226,7 +218,7 @@ class TableauSink:
             mode = (output.spec.mode if isinstance(output.spec, TableauTable) else None) or self._config.mode
             if mode == "upsert" and not output.key:
                 raise ConfigError(f"{name}: mode upsert needs to know which rows are the same", remedy="name the column(s) with `key:`")
-            self._refuse_strangers(name, there)
+            self._refuse_strangers(name, there, notes.get(name, Note()))
             run.progress(name, index, len(named))
             written = hyper.write(output, name, folder / f"{index}.parquet")
             item = there.get(name)
@@ -257,7 +249,7 @@ class TableauSink:
             what += [f"column {name!r} was {old[name]} and is {new[name]}" for name in turned]
             what += [f"column {name!r} is new" for name in come]
             raise TargetError(
-                f"{self._target}: data source {job.name!r}: {'; '.join(what)}; workbooks may use it",
+                f"{self._site.target}: data source {job.name!r}: {'; '.join(what)}; workbooks may use it",
                 remedy="bring the column back, publish under another `name:`, or set `schema_changes: any`",
             )
 
@@ -273,7 +265,7 @@ class TableauSink:
         if sends_rows and job.note.columns not in ((), job.written.columns):
             if job.mode == "append":
                 raise TargetError(
-                    f"{self._target}: data source {job.name!r}: rows with other columns cannot be added to it",
+                    f"{self._site.target}: data source {job.name!r}: rows with other columns cannot be added to it",
                     remedy="publish under another `name:`, or bring the columns back",
                 )
             sends_rows = False
@@ -304,13 +296,13 @@ class TableauSink:
     def _end(self, job: Job, project: str, notes: dict[str, Note], run: Run) -> None:
         """Wait for one table's job, and note how the data source stands then."""
         if job.started:
-            self._wait(f"data source {job.name!r}", job.started)
-        job.there = job.there or self._datasources(project).get(job.name)
+            self._site.wait(f"data source {job.name!r}", job.started)
+        job.there = job.there or self._site.datasources(project).get(job.name)
         if job.there is None:
             raise TransientError(
-                f"{self._target}: data source {job.name!r} was published and is not listed yet", remedy="the next run finds it"
+                f"{self._site.target}: data source {job.name!r} was published and is not listed yet", remedy="the next run finds it"
             )
-        job.updated_at = self._updated_at(job.there)
+        job.updated_at = self._site.updated_at(job.there)
         self._keep(job)
         done = Note(luid=str(job.there.id), updated_at=job.updated_at, hash=job.written.hash, columns=job.written.columns)
         self._remember(notes, job.name, done, run)
@@ -319,14 +311,8 @@ class TableauSink:
 
     def _publish(self, job: Job, project: str, notes: dict[str, Note], run: Run) -> None:
         """Replace the data source whole. Its id, permissions and certification stay."""
-        item = tsc.DatasourceItem(project, name=job.name)
-        item.description = _description(job.output, run.flow, (job.there.description if job.there else None) or "")
-        what = f"data source {job.name!r}"
-
-        def send(server: tsc.Server) -> tsc.JobItem:
-            return server.datasources.publish(item, job.file, "Overwrite", as_job=True)
-
-        job.started = self._sent(what, send)
+        description = _description(job.output, run.flow, (job.there.description if job.there else None) or "")
+        job.started = self._site.publish(project, job.name, description, job.file)
         self._remember(notes, job.name, replace(job.note, job=job.started), run)
 
     def _send_rows(self, job: Job, changes: hyper.Changes, notes: dict[str, Note], run: Run) -> None:
@@ -342,29 +328,26 @@ class TableauSink:
             _place(changes.file, pending)
         under_way = replace(job.note, luid=luid, request=request, sent=job.written.hash, actions=tuple(actions))
         self._remember(notes, job.name, under_way, run)
-        job.started = self._apply(job.name, luid, request, actions, changes.file)
-
-    def _apply(self, name: str, luid: str, request: str, actions: Sequence[Mapping[str, Any]], payload: Path) -> str:
-        """Have rows changed; the id of the job that does it."""
-
-        def send(server: tsc.Server) -> tsc.JobItem:
-            return server.datasources.update_hyper_data(luid, request_id=request, actions=cast("Any", actions), payload=payload)
-
-        return self._sent(f"rows of data source {name!r}", send)
+        job.started = self._site.change_rows(job.name, luid, request, actions, changes.file)
 
     def _finish(self, notes: dict[str, Note], run: Run) -> list[str]:
         """What an earlier run began and did not see the end of: wait for its job, send its rows again under their old id. Warnings."""
         warnings = []
         for name, note in list(notes.items()):
             if note.job:
-                self._settle(note.job)
+                self._site.settle(note.job)
                 notes[name] = replace(note, job="", updated_at="")
             if note.request:
                 payload, applied = self._pending(name), note.hash
                 if payload is not None and payload.exists():
-                    self._wait(f"data source {name!r}", self._apply(name, note.luid, note.request, note.actions, payload))
+                    try:
+                        self._site.wait(
+                            f"data source {name!r}", self._site.change_rows(name, note.luid, note.request, note.actions, payload)
+                        )
+                        applied = note.sent
+                    except TargetError as error:  # all or nothing: nothing, then
+                        log.info("%s: %s", name, error)
                     payload.unlink()
-                    applied = note.sent
                 else:
                     warnings.append(
                         f"{name}: a run was cut off while it sent rows, and what it sent is lost: rows may be missing or doubled"
@@ -375,105 +358,12 @@ class TableauSink:
                 self._remember(notes, name, done, run)
         return warnings
 
-    # ── jobs ──────────────────────────────────────────────────────────────────────────────────────
-
-    def _sent(self, what: str, send: Callable[[tsc.Server], tsc.JobItem]) -> str:
-        """The id of the job that was started. Raises AuthError, TargetError or TransientError."""
-        try:
-            return str(self._connection.put(what, send).id)
-        except Refused as refusal:
-            place = f"{self._target}: {what}"
-            if refusal.status == 403:
-                raise AuthError(
-                    f"{place}: may not be published ({refusal})",
-                    remedy="the user needs a Creator or Explorer (can publish) role, and Publish and Overwrite on the project",
-                ) from refusal
-            if refusal.status in (400, 404, 409, 413):
-                raise TargetError(
-                    f"{place}: refused ({refusal})", remedy="run again; if it stays, publish under another `name:`"
-                ) from refusal
-            raise self._connection.error(what, refusal) from refusal
-
-    def _wait(self, what: str, job: str) -> None:
-        """Until the job has ended well. Raises TargetError when it failed, TransientError when it takes too long."""
-        waited, pause = 0.0, POLL_FIRST
-        while not (state := self._job(what, job)).done:
-            if waited >= self._config.job_timeout:
-                raise TransientError(
-                    f"{self._target}: {what}: Tableau is still working after {waited:.0f} s",
-                    remedy="the next run waits for it first; `job_timeout` sets how long",
-                )
-            self._session.sleep(pause)
-            waited, pause = waited + pause, min(pause * POLL_FACTOR, POLL_MOST)
-        if state.code == "2":
-            raise TargetError(f"{self._target}: {what}: somebody cancelled Tableau's job", remedy="run again")
-        if state.code not in ("0", "3"):
-            raise TargetError(
-                f"{self._target}: {what}: Tableau's job failed{f': {state.notes}' if state.notes else ''}",
-                remedy="the data source is as it was; look at the job in Tableau under Jobs, then run again",
-            )
-
-    def _settle(self, job: str) -> None:
-        """Until an earlier run's job has ended, however."""
-        try:
-            self._wait("the job of an earlier run", job)
-        except (TargetError, AuthError):
-            return
-
-    def _job(self, what: str, job: str) -> _JobState:
-        """Read from the answer itself: TSC takes a time with fractions of seconds for none, and would wait for ever."""
-        try:
-            body = self._connection.fetch(what, "GET", f"jobs/{job}").text
-        except Refused as refusal:
-            raise self._connection.error(what, refusal) from refusal
-        return _JobState.read(body)
-
-    # ── what is there ─────────────────────────────────────────────────────────────────────────────
-
-    def _project(self) -> str:
-        """The id of the project at the path; projects are never made. Raises AuthError or ConfigError."""
-        wanted = [part.strip() for part in self._config.project.strip("/").split("/")]
-        projects = self._connection.all("projects", lambda server: server.projects)
-        level: list[tsc.ProjectItem] = [project for project in projects if not project.parent_id]
-        for depth, name in enumerate(wanted):
-            found = [project for project in level if project.name == name]
-            if len(found) != 1:
-                where = "/".join(wanted[:depth]) or "the site"
-                raise ConfigError(
-                    f"{self._connection.place}: {'no' if not found else 'more than one'} project {name!r} in {where}; "
-                    f"{nearest(name, sorted(str(project.name) for project in level))}",
-                    remedy="make the project in Tableau, or let the user see it",
-                )
-            if depth == len(wanted) - 1:
-                if found[0].writeable is False:
-                    raise AuthError(
-                        f"{self._target}: may not be published to", remedy="give the user the Publish capability on the project"
-                    )
-                return str(found[0].id)
-            level = [project for project in projects if project.parent_id == found[0].id]
-        raise AssertionError("a path has at least one part")
-
-    def _datasources(self, project: str) -> dict[str, tsc.DatasourceItem]:
-        listed = self._connection.all("data sources", lambda server: server.datasources)
-        return {str(item.name): item for item in listed if item.project_id == project}
-
-    def _updated_at(self, item: tsc.DatasourceItem | None) -> str:
-        """The stamp as the server writes it."""
-        assert item is not None
-        what = f"data source {item.name!r}"
-        try:
-            body = self._connection.fetch(what, "GET", f"datasources/{item.id}").text
-        except Refused as refusal:
-            raise self._connection.error(what, refusal) from refusal
-        match = re.search(r'<datasource\b[^>]*\bupdatedAt="([^"]*)"', body)
-        return match[1] if match else ""
-
-    def _refuse_strangers(self, name: str, there: Mapping[str, tsc.DatasourceItem]) -> None:
+    def _refuse_strangers(self, name: str, there: Mapping[str, tsc.DatasourceItem], note: Note = Note()) -> None:
         """A data source somebody else made under our name is theirs."""
         item = there.get(name)
-        if item is not None and OURS not in (item.description or ""):
+        if item is not None and note.luid != item.id and OURS not in (item.description or ""):
             raise TargetError(
-                f"{self._target}: there is a data source {name!r} that was not published by connector",
+                f"{self._site.target}: there is a data source {name!r} that was not published by connector",
                 remedy=f"choose another `name:`; or, to hand that one over, write {OURS!r} into its description",
             )
 
@@ -495,23 +385,6 @@ class TableauSink:
         state = self._state(job.name)
         if state is not None and job.mode != "replace" and self._key(job):
             _place(job.kept or job.written.file, state)
-
-
-@dataclass(frozen=True, slots=True)
-class _JobState:
-    """A job's answer; the code means something only when the job is done."""
-
-    done: bool
-    code: str
-    notes: str
-
-    @classmethod
-    def read(cls, body: str) -> _JobState:
-        head = re.search(r"<job\b[^>]*>", body)
-        text = head[0] if head else ""
-        code = re.search(r'\bfinishCode="(\d+)"', text)
-        notes = re.search(r'<notes>([^<]*)|<statusNote\b[^>]*\btext="([^"]*)"', body)
-        return cls(" completedAt=" in text, code[1] if code else "", (notes[1] or notes[2] or "")[:200] if notes else "")
 
 
 def _actions(changes: hyper.Changes, key: Sequence[str]) -> list[dict[str, Any]]:

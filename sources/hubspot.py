@@ -7,6 +7,7 @@ changed. Deleted and merged records come as ids to remove, from the archive, whi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
@@ -15,19 +16,21 @@ from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
-from connector.api import Entity, Finding, NetworkConfig, Page, Since
+from connector.api import Entity, Finding, FurtherFields, NetworkConfig, Page, Since
 from connector.auth.oauth import OAuth, RefreshToken
 from connector.errors import AuthError, ConnectorError
 from connector.http import Session
 from connector.pages import Part, side_by_side
 from connector.resume import Step, Unfinished, read_everything
+from sources import hubspot_history as histories
 from sources import hubspot_tables as tables
-from sources.hubspot_api import HOME, LIST_PAGE, Forbidden, Portal, Record, Refused, linked, typed
+from sources.hubspot_api import HISTORY_PAGE, HOME, LIST_PAGE, Forbidden, Portal, Record, Refused, linked, typed
+from sources.hubspot_history import Histories, Stash
 from sources.hubspot_tables import Stage, Table
 
+WITH_HISTORY: Final = frozenset({"deals", "stage_entries"})
 OVERLAP: Final = timedelta(minutes=10)
 ARCHIVE: Final = timedelta(days=85)  # of 90
-CUT_OFF: Final = frozenset({20, 45})  # rows of a history that older portals stop at
 WORKERS: Final = 6
 FIRST_DAY: Final = "1900-01-01"
 
@@ -41,7 +44,7 @@ class HubSpotConfig(NetworkConfig):
         None, description="OAuth app instead of a token: {type: refresh_token, client_id, client_secret, refresh_token}."
     )
     api_version: str = Field("2026-09", pattern=r"^(20\d\d-\d\d|v3)$", description="Version in the paths; v3 for the old ones.")
-    fields: Mapping[str, tuple[str, ...]] = Field(
+    fields: FurtherFields = Field(
         {}, description="Further properties to read, by table: {deals: [hs_arr]}. Custom properties are read anyway."
     )
 
@@ -53,7 +56,7 @@ class HubSpotConfig(NetworkConfig):
 
 
 class HubSpotSource:
-    """One portal. Whatever is asked once about it (details, properties, pipelines) is remembered for the run."""
+    """Deals with their stage history, leads, activities, companies, contacts, line items and rates of a HubSpot portal."""
 
     Config: ClassVar[type[HubSpotConfig]] = HubSpotConfig
     list_page: ClassVar[int | None] = None
@@ -64,6 +67,7 @@ class HubSpotSource:
         self.session = session
         token = config.token.get_secret_value() if config.token else self._oauth(config, session)
         self.portal = Portal(session, base_url=config.base_url, token=token, version=config.api_version)
+        self._stash: Stash | None = None
         self._special: dict[str, Callable[[], Iterator[Record]]] = {
             "stages": self._stage_records,
             "owners": self._owners,
@@ -188,7 +192,12 @@ class HubSpotSource:
         before = datetime.fromisoformat(since.watermark) if since.watermark else None
         if before is None or self.portal.started - before > ARCHIVE:
             yield Page(full=before is not None)
-            yield from self._read_all(entity.name, watermark)
+            if entity.name == "deals":
+                yield from self._stashing(self._read_all("deals", watermark))
+            elif entity.name == "stage_entries" and self._stash:
+                yield from (Page(self._entries(told)) for told in self._stash.pages())
+            else:
+                yield from self._read_all(entity.name, watermark)
         else:
             yield from self._changes(entity.name, before - OVERLAP)
         yield Page(watermark=watermark, warnings=warnings)
@@ -202,6 +211,19 @@ class HubSpotSource:
             changes=lambda since: self._changes(name, datetime.fromisoformat(since) - OVERLAP),
             key=lambda record: str(record["deal_id" if name == "stage_entries" else "id"]),
         )
+
+    def _stashing(self, pages: Iterator[Page]) -> Iterator[Page]:
+        """Pages of deals, with their histories taken out and put by for the stage entries."""
+        stash = Stash()
+        for page in pages:
+            records = [dict(record) for record in page.records]
+            told: Histories = {record["id"]: record.pop("history") for record in records if "history" in record}
+            stash.keep(told | histories.fetch(self.portal, [record["id"] for record in records if record["id"] not in told]))
+            yield replace(page, records=records)
+        self._stash = stash
+
+    def _entries(self, told: Histories) -> list[Record]:
+        return histories.entries(self.portal, self._stages, told)
 
     def _tables(self, name: str) -> tuple[Table, ...]:
         if name == "activities":
@@ -249,13 +271,13 @@ class HubSpotSource:
         return [[after, last] for after, last in pairwise([*bounds, None])] if highest > first else [[first, None]]
 
     def _size(self, name: str) -> int:
-        return self.list_page or (LIST_PAGE // 2 if name == "stage_entries" else LIST_PAGE)
+        return self.list_page or (HISTORY_PAGE if name in WITH_HISTORY else LIST_PAGE)
 
     def _list(self, name: str, table: Table, after: int) -> Iterator[Part]:
         if name == "stage_entries":
             return self.portal.pages("deals", (), after=after, history="dealstage", limit=self._size(name))
-        targets = [to for _, to in table.links]
-        return self.portal.pages(table.kind, self._wanted(table), after=after, associations=targets, limit=self._size(name))
+        targets, past = [to for _, to in table.links], "dealstage" if name in WITH_HISTORY else None
+        return self.portal.pages(table.kind, self._wanted(table), after=after, history=past, associations=targets, limit=self._size(name))
 
     def _changes(self, name: str, since: datetime) -> Iterator[Page]:
         """What changed or went, object type by object type."""
@@ -268,7 +290,7 @@ class HubSpotSource:
                 seen.update(ids)
                 merged += [loser for one in found for loser in (one["properties"].get("hs_merged_object_ids") or "").split(";") if loser]
                 if name == "stage_entries":
-                    yield Page(self._entries(list(self.portal.batch("deals", ids, (), history="dealstage"))))
+                    yield Page(self._entries(histories.fetch(self.portal, ids)))
                 else:
                     yield Page(self._finished(name, table, found, ids))
             gone = [*merged, *self._archived(table.kind, since)]
@@ -291,7 +313,7 @@ class HubSpotSource:
     def _finished(self, name: str, table: Table, found: Sequence[Record], searched: Sequence[str] = ()) -> list[Record]:
         """Records with typed values, nulls for properties that are not visible, and the ids they are associated with."""
         if name == "stage_entries":
-            return self._entries(found)
+            return self._entries({one["id"]: histories.history(one) for one in found})
         known = self.portal.properties(table.kind) or {}
         names = dict.fromkeys((*table.properties, *self._wanted(table)))
         kinds = {one: str(known[one]["type"]) if one in known and one not in tables.IDS else "string" for one in names}
@@ -299,7 +321,11 @@ class HubSpotSource:
         for one in found:
             values = one["properties"]
             record = {"id": one["id"], **{each: typed(values.get(each), kind) for each, kind in kinds.items()}}
-            records.append(record | (tables.activity(record, table.kind) if name == "activities" else {}))
+            if name == "activities":
+                record |= tables.activity(record, table.kind)
+            elif "propertiesWithHistory" in one:
+                record["history"] = histories.history(one)
+            records.append(record)
         for column, to in table.links:
             links = self._links(table.kind, to, found, searched)
             for record in records:
@@ -316,24 +342,6 @@ class HubSpotSource:
         partial = [identifier for identifier, (_, whole) in inline.items() if not whole]
         return {identifier: ids for identifier, (ids, _) in inline.items()} | (self.portal.associated(kind, to, partial) if partial else {})
 
-    def _entries(self, found: Sequence[Record]) -> list[Record]:
-        """The stages each deal entered, oldest first; a stage written again is no entry."""
-        histories = {one["id"]: _history(one) for one in found}
-        short = [identifier for identifier, rows in histories.items() if len(rows) in CUT_OFF]
-        if short:
-            names = {f"hs_v2_date_entered_{stage.id.replace('-', '_')}": stage.id for stage in self._stages}
-            for one in self.portal.batch("deals", short, tuple(names)):
-                oldest = histories[one["id"]][0][1]
-                values = one["properties"].items()
-                earlier = sorted((at, names[name]) for name, at in values if name in names and at and at < oldest)
-                histories[one["id"]] = [*((stage, at) for at, stage in earlier), *histories[one["id"]]]
-        return [
-            {"deal_id": identifier, "dealstage": stage, "entered_at": at}
-            for identifier, rows in histories.items()
-            for (before, _), (stage, at) in pairwise([("", ""), *rows])
-            if stage != before
-        ]
-
     def _warnings(self, name: str) -> tuple[str, ...]:
         found = [
             f"{table.kind}: not visible to the token, read as empty: {', '.join(missing)}"
@@ -347,7 +355,7 @@ class HubSpotSource:
 
     def _missing(self, table: Table) -> list[str]:
         known = self.portal.properties(table.kind) or {}
-        return [name for name in table.properties if name not in known]
+        return [name for name in (*table.properties, *self.config.fields.get(table.entity, ())) if name not in known]
 
     # ── small tables, read whole ──────────────────────────────────────────────────────────────────
 
@@ -428,12 +436,6 @@ def _stage(pipeline: Mapping[str, Any], stage: Mapping[str, Any], place: int) ->
     probability = float(metadata["probability"]) if metadata.get("probability") not in (None, "") else None
     closed = str(metadata["isClosed"]) == "true" if "isClosed" in metadata else probability in (0.0, 1.0)
     return Stage(str(pipeline["id"]), str(pipeline["label"]), str(stage["id"]), str(stage["label"]), place, probability, closed)
-
-
-def _history(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Stage and instant, oldest first."""
-    rows = (record.get("propertiesWithHistory") or {}).get("dealstage") or ()
-    return [(str(row["value"]), str(row["timestamp"])) for row in reversed(rows) if row.get("value")]
 
 
 def _explain(error: str, description: str) -> AuthError:

@@ -122,8 +122,8 @@ class Portal:
         )
 
     def _note(self, headers: Mapping[str, str]) -> None:
-        if self._started is None and "Date" in headers:
-            self._started = parsedate_to_datetime(headers["Date"]).astimezone(UTC)
+        if self._started is None:
+            self._started = parsedate_to_datetime(headers["Date"]).astimezone(UTC) if "Date" in headers else self.session.now()
         if most := headers.get("X-HubSpot-RateLimit-Max", ""):
             self._calls.calls = max(1, int(int(most) * 0.95))
 

@@ -132,8 +132,8 @@ class Org:
 
     def _note(self, headers: Mapping[str, str]) -> None:
         """Keep the org's time of the first answer; stop when the day's budget is used."""
-        if self._started is None and "Date" in headers:
-            self._started = parsedate_to_datetime(headers["Date"]).astimezone(UTC)
+        if self._started is None:
+            self._started = parsedate_to_datetime(headers["Date"]).astimezone(UTC) if "Date" in headers else self.session.now()
         usage = _USAGE.search(headers.get("Sforce-Limit-Info", ""))
         if usage and int(usage[1]) >= self._budget * int(usage[2]):
             raise TransientError(
@@ -197,7 +197,10 @@ class Org:
             yield from walk(self.fetch, ask, NextUrl("nextRecordsUrl"), place=self.place, records="records", total=total)
         except Refused as refused:
             if refused.code in GONE_PLACES:
-                raise PlaceLostError(f"{self.place}: the query could not be read to its end ({refused.code})") from refused
+                raise PlaceLostError(
+                    f"{self.place}: the query could not be read to its end ({refused.code})",
+                    remedy="run again; if it stays, lower bulk_from so that a Bulk job reads it",
+                ) from refused
             raise
 
     def deleted(self, name: str, since: datetime) -> list[str] | None:

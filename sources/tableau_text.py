@@ -24,7 +24,7 @@ import pyarrow.csv as pacsv
 from connector import reading
 from connector.errors import SourceError
 
-BLOCK: Final = 8 << 20
+BLOCK: Final = 1 << 20  # the reader keeps some thirty of them ahead; a row must fit in one
 ROWS: Final = 20_000
 #: Measure Names and Measure Values in the languages a site may speak
 LONG: Final[Mapping[str, str]] = {

@@ -19,6 +19,7 @@ import logging
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn, Self, TypeVar, cast
@@ -37,6 +38,7 @@ from tableauserverclient.server.endpoint.exceptions import (
 )
 from tableauserverclient.server.exceptions import EndpointUnavailableError, ServerInfoEndpointNotFoundError
 
+from connector.auth.tokens import SecretFile
 from connector.errors import AuthError, ConfigError, ConnectorError, SourceError, TransientError
 from connector.http import LOST, Session, host
 
@@ -50,6 +52,9 @@ BLOCK: Final = 1 << 16
 PAGE_SIZE: Final = 1000
 #: filters of lists cannot escape these
 UNFILTERABLE: Final = re.compile(r"[,:&\[\]*]+")
+
+#: tokens this process has its turn with
+_TURNS: Final[set[Path]] = set()
 
 Answer = TypeVar("Answer")
 
@@ -117,6 +122,7 @@ class Connection:
     session: Session
     scopes: Sequence[str]
     _server: tsc.Server | None = field(default=None, init=False)
+    _turn: ExitStack = field(default_factory=ExitStack, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.session.hooks["response"].append(self._stay)
@@ -132,18 +138,24 @@ class Connection:
     def server(self) -> tsc.Server:
         """The client, signed in. Raises AuthError, ConfigError or TransientError."""
         if self._server is None:
-            self._server = self._sign_in()
+            self._wait_for_turn()
+            try:
+                self._server = self._sign_in()
+            except BaseException:
+                self._turn.close()
+                raise
         return self._server
 
     def sign_out(self) -> None:
         """End the session, if there is one. What goes wrong is logged: it must not hide why we leave."""
         server, self._server = self._server, None
-        if server is None:
-            return
         try:
-            server.auth.sign_out()
+            if server is not None:
+                server.auth.sign_out()
         except Exception as error:  # noqa: BLE001 — whatever it is, the session ends by itself
             log.info("%s: sign-out failed (%s); the session ends by itself", self.place, type(error).__name__)
+        finally:
+            self._turn.close()
 
     def ask(self, what: str, question: Callable[[tsc.Server], Answer]) -> Answer:
         """Put a question that may be repeated; one that finds its session dead is asked once more in a new one.
@@ -245,6 +257,22 @@ class Connection:
             )
 
     # ── signing in ────────────────────────────────────────────────────────────────────────────────
+
+    def _wait_for_turn(self) -> None:
+        """A token has one session: other processes of this data folder that use it wait until we have signed out, and we for them."""
+        token, folder = self.access.token, self.session.folder
+        if token is None or folder is None:
+            return
+        name = hashlib.sha256(f"{self.access.address} {self.access.site} {token.name}".encode()).hexdigest()[:16]
+        file = folder.parents[1] / f"tableau-{name}"  # two above plugins/<flow>/<plugin>: what all flows have in common
+        if file in _TURNS:  # another plugin of this process has it
+            return
+        try:
+            self._turn.enter_context(SecretFile(file, wait=self.session.network.max_wait, sleep=self.session.sleep).locked())
+        except TransientError as error:
+            raise self._busy("sign-in") from error
+        _TURNS.add(file)
+        self._turn.callback(_TURNS.discard, file)
 
     def _sign_in(self) -> tsc.Server:
         access = self.access
@@ -365,12 +393,16 @@ class Connection:
             "and this machine's clock is right",
         )
 
+    def _busy(self, what: str) -> TransientError:
+        assert self.access.token
+        return TransientError(
+            f"{self.place}: {what}: another process is using token {self.access.token.name!r}, and Tableau keeps one session per token",
+            remedy="run again; give every connector a token of its own, or use `app:`",
+        )
+
     def _ended(self, what: str) -> ConnectorError:
         if self.access.token:
-            return TransientError(
-                f"{self.place}: {what}: another process is using token {self.access.token.name!r}, and Tableau keeps one session per token",
-                remedy="run again; give every connector a token of its own, or use `app:`",
-            )
+            return self._busy(what)
         return AuthError(
             f"{self.place}: {what}: not permitted for the connected app",
             remedy=f"the app and the user need access to it, with the scopes {', '.join(self.scopes)}",

@@ -447,7 +447,7 @@ class _Lines(Mapping[int, Any]):
         return iter(self._now())
 
     def __reversed__(self) -> Iterator[int]:
-        return reversed(self._now())
+        yield from reversed(self._now())
 
     def __len__(self) -> int:
         return len(self._now())

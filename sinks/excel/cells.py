@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -316,8 +315,3 @@ def xml_of(rows: pa.Array) -> memoryview:
         return memoryview(b"")
     offsets = memoryview(rows.buffers()[1]).cast("i")
     return memoryview(rows.buffers()[2]).cast("B")[offsets[rows.offset] : offsets[rows.offset + len(rows)]]
-
-
-def serial_date(serial: float, *, date1904: bool = False) -> date:
-    """The day of an Excel serial number."""
-    return date(1970, 1, 1) + timedelta(days=int(serial) - (EPOCH_1904 if date1904 else EPOCH_1900))

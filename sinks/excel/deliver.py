@@ -15,14 +15,15 @@ from sinks.excel.follow import follow
 from sinks.excel.incoming import Incoming, incoming
 from sinks.excel.links import RowLinks
 from sinks.excel.locate import SHOWN, Prepared, TableJob, Target, find, layout, room
-from sinks.excel.markup import Element
 from sinks.excel.memory import Memory
 from sinks.excel.plain import MOST_COLUMNS, PlainRows
-from sinks.excel.references import Area, Move, carried
+from sinks.excel.references import ROWS, Area, Move, carried
 from sinks.excel.region import Place, Recognise, Region
+from sinks.excel.relocate import relocate
 from sinks.excel.rows import Composer
-from sinks.excel.sheet import Cell, Row, SharedStrings, SheetReader, skeleton
+from sinks.excel.sheet import Cell, Row, SheetReader, Skeleton, skeleton
 from sinks.excel.sheetwriter import SheetWriter
+from sinks.excel.strings import SharedStrings
 from sinks.excel.styles import UNITS, Styles
 from sinks.excel.table import new_table, usable_name
 from sinks.excel.workbook import TABLE_TYPE, Sheet, Workbook
@@ -36,9 +37,20 @@ class Scan:
     """A sheet read once: the table's region, and the sheet without its rows."""
 
     region: Region
-    head: bytes
-    tail: bytes
-    root: Element
+    sheet: Skeleton
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A refresh before anything is written. `keyed`: what teammates wrote follows its row; `elsewhere`: the table moves to a new sheet."""
+
+    target: Target
+    place: Place
+    rows: Incoming
+    scan: Scan
+    attachments: Attachments
+    keyed: bool
+    elsewhere: bool
 
 
 class TableRefresh:
@@ -63,47 +75,64 @@ class TableRefresh:
 
     def run(self, target: Target | None) -> str:
         """Refresh; the name of the table that now holds the rows. Raises TargetError, and then nothing is to be saved."""
-        target = target or self._new_sheet(self._job.title or self._job.sheet or self._job.name)
-        place = layout(target, self._job, self._columns)
-        rows = incoming(self._book, target.sheet, place, self._job, self._rendering, self._strings)
-        place = rows.place
-        if place.new_end > 1_048_576:
-            raise self._too_long(place)
-        scan = self._scan(target.sheet, place)
-        blocked = self._obstacles(target, scan, place)
-        if blocked:
-            target, place, scan = self._make_room(target, place, scan, blocked)
-        name = self._check_target(target, scan.region)
+        plan = self._plan(target or self._new_sheet(self._job.title or self._job.sheet or self._job.name))
+        target, place, rows, region = plan.target, plan.place, plan.rows, plan.scan.region
+        name = self._check_target(target, region)
         styles = styles_of(self._book)
-        if target.prepared:
-            _dress(scan.region, target.prepared)
-        formats = _formats(styles, scan.region, place)
+        formats = _formats(styles, region, place)
+        by_unit = _unit_formats(styles, place, formats)
+        recall = self._memory.recall(name, place, formats, region.lead.encode()) if plan.keyed else None
+
+        def compose(region: Region, move: Move) -> Composer:
+            return Composer(region, formats, self._rendering, move, recall, by_unit, self._job.heights)
+
         move = _move(target.sheet, place)
-        keyed = rows.carries and bool(scan.region.key_places)
-        links = RowLinks(self._book, target.sheet, place, rows, wanted=self._job.links)
-        attachments = Attachments(self._book, target.sheet, place, scan.root, self._rendering.warn, links, keyed=keyed)
-        if attachments.rows and keyed:
-            scan = self._scan(target.sheet, place, attachments.rows)
-        recall = self._memory.recall(name, place, formats, scan.region.lead.encode()) if keyed else None
-        composer = Composer(scan.region, formats, self._rendering, move, recall, _unit_formats(styles, place, formats), self._job.heights)
-        if target.table and self._same(target.sheet, scan.region, composer, rows):
+        composer = compose(region, move)
+        if target.table and self._same(target.sheet, region, composer, rows):
             return name
-        added = self._add_table(target.sheet, place) if target.table is None else None
-        writer = SheetWriter(self._book, target.sheet, scan.region, composer, move, formats)
-        writer.write(rows, scan.head, scan.tail, attachments, added)
-        if keyed:
-            self._memory.note(name, scan.region, composer, self._strings)
+        if plan.elsewhere and target.table:
+            move, composer = relocate(self._book, target.sheet, target.table, region, plan.scan.sheet, rows, compose, move, formats)
+            if plan.attachments.rows:
+                self._rendering.warn(f"table {name!r} moved to sheet {move.to!r}; comments and links on its cells stayed on {move.sheet!r}")
+        else:
+            added = self._add_table(target.sheet, place) if target.table is None else None
+            writer = SheetWriter(self._book, target.sheet, region, move, formats)
+            writer.write(rows, composer, plan.scan.sheet, plan.attachments, added)
+            plan.attachments.follow(composer.went, move)
+        if plan.keyed:
+            self._memory.note(name, region, composer, self._strings)
         if styles.changed:
             self._book.put(styles.part, styles.result())
         if target.table is not None:
-            self._book.put(
-                target.table.part, target.table.followed(move, [slot.heading for slot in place.slots if slot.place > place.right])
-            )
-        if scan.region.has_formulas or move.shift_by:
+            wider = [slot.heading for slot in place.slots if slot.place > place.right]
+            self._book.put(target.table.part, target.table.followed(move, wider))
+        if region.has_formulas or move.shift_by or move.to:
             self._book.drop_calculation_chain()
-        attachments.follow(composer.went, move)
         follow(self._book, move, table=name if target.table else None)
         return name
+
+    def _plan(self, target: Target) -> Plan:
+        """Where the rows go and what is there now; room is made, or the refresh refused."""
+        job = self._job
+        rows = incoming(self._book, target.sheet, layout(target, job, self._columns), job, self._rendering, self._strings)
+        place = rows.place
+        if place.new_end > ROWS:
+            raise self._too_long(place)
+        scan = self._scan(target.sheet, place)
+        blocked = self._obstacles(target, scan, place)
+        elsewhere = bool(blocked) and place.exists and target.table is not None and job.on_blocked == "new_sheet"
+        if elsewhere and job.mode == "append":
+            raise self._in_the_way(target, blocked)
+        if blocked and not elsewhere:
+            target, place, scan = self._make_room(target, place, scan, blocked)
+        keyed = rows.carries and bool(scan.region.key_places)
+        links = RowLinks(self._book, target.sheet, place, rows, wanted=job.links)
+        attachments = Attachments(self._book, target.sheet, place, scan.sheet.root, self._rendering.warn, links, keyed=keyed)
+        if attachments.rows and keyed:
+            scan = self._scan(target.sheet, place, attachments.rows)
+        if target.prepared:
+            _dress(scan.region, target.prepared)
+        return Plan(target, place, rows, scan, attachments, keyed, elsewhere)
 
     def _new_sheet(self, wanted: str) -> Target:
         anchor = Area.read(self._job.cell or "A1")
@@ -123,13 +152,13 @@ class TableRefresh:
         region.read(reader, _plain)
         for piece in reader.rest():
             reader.keep(piece)
-        _, root = skeleton(reader.head, reader.tail, sheet.part)
-        protection = root.find("sheetProtection")
+        without = skeleton(reader.head, reader.tail, sheet.part)
+        protection = without.root.find("sheetProtection")
         if protection and protection.get("sheet") in ("1", "true"):
             raise TargetError(
                 f"sheet {sheet.name!r} is protected", remedy="unprotect it in Excel (Review → Unprotect Sheet), or name another sheet"
             )
-        return Scan(region, reader.head, reader.tail, root)
+        return Scan(region, without)
 
     def _obstacles(self, target: Target, scan: Scan, place: Place) -> list[str]:
         """What stands where the table will be and is not the table's own."""
@@ -138,7 +167,7 @@ class TableRefresh:
         for _, table in (pair for pair in self._book.tables() if pair[0].part == target.sheet.part):
             if (target.table is None or table.part != target.table.part) and any(area.overlaps(table.area) for area in fresh):
                 found.append(f"table {table.name} ({table.area})")
-        merges = scan.root.find("mergeCells")
+        merges = scan.sheet.root.find("mergeCells")
         merged = [element.get("ref") for element in (merges.children if merges else ())]
         return [*found, *(f"merged cells {ref}" for ref in merged if any(area.overlaps(Area.read(ref)) for area in fresh))]
 
@@ -164,9 +193,17 @@ class TableRefresh:
             fresh = self._new_sheet(f"{job.title or job.sheet or job.name} 2")
             moved = replace(layout(fresh, job, self._columns), new_last=fresh.area.top + place.new_last - place.top)
             return fresh, moved, self._scan(fresh.sheet, moved)
-        raise TargetError(
-            f"sheet {target.sheet.name!r}: {job.output.name} needs cells that hold something else: {_list(blocked)}",
-            remedy="move them, or set `on_blocked: shift` or `on_blocked: new_sheet`",
+        raise self._in_the_way(target, blocked)
+
+    def _in_the_way(self, target: Target, cells: Sequence[str]) -> TargetError:
+        other = {
+            "error": "`on_blocked: shift` or `on_blocked: new_sheet`",
+            "shift": "`on_blocked: new_sheet`",
+            "new_sheet": "`on_blocked: shift`",
+        }
+        return TargetError(
+            f"sheet {target.sheet.name!r}: {self._job.output.name} needs cells that hold something else: {_list(cells)}",
+            remedy=f"move them, or set {other[self._job.on_blocked]}",
         )
 
     def _too_long(self, place: Place) -> TargetError:
@@ -303,7 +340,7 @@ def _unit_formats(styles: Styles, place: Place, formats: Mapping[int, int]) -> d
 
 def _move(sheet: Sheet, place: Place) -> Move:
     last = place.last if place.exists else place.new_last  # nothing can have referred to a table that was not there
-    shift_from = place.end + 1 if place.shift else 1_048_577
+    shift_from = place.end + 1 if place.shift else ROWS + 1
     return Move(sheet.name, place.left, place.right, place.top, place.first, last, place.new_last, place.totals, shift_from, place.shift)
 
 

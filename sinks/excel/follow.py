@@ -31,8 +31,9 @@ def follow(book: Workbook, move: Move, table: str | None) -> None:
         return
     _follow_names(book, move)
     own = next(sheet.part for sheet in book.sheets if sheet.name == move.sheet)
+    written = {sheet.part for sheet in book.sheets if sheet.name in (move.sheet, move.home)}
     for part in _carriers(book):
-        if part != own:
+        if part not in written:
             _follow_part(book, part, move)
     if move.shift_by:
         _shift_parts(book, own, move)
@@ -213,13 +214,13 @@ def _refresh_pivots(book: Workbook, move: Move, table: str | None) -> None:
         source = next((element for element in root.walk() if element.name == "worksheetSource"), None)
         if source is None:
             continue
-        by_range = source.get("sheet").casefold() == move.sheet.casefold() and bool(source.get("ref"))
-        if by_range:
-            area = Area.read(source.get("ref"))
-            by_range = area.overlaps(Area(move.top, move.left, max(move.end, move.new_end), move.right))
-        if not by_range and source.get("name").casefold() not in names:
+        area = Area.read(source.get("ref")) if source.get("ref") else None
+        if source.get("sheet").casefold() != move.sheet.casefold() or not (area and area.overlaps(move.whole)):
+            area = None
+        if area is None and source.get("name").casefold() not in names:
             continue
         edits.set(root, "refreshOnLoad", "1")
-        if by_range:
-            edits.set(source, "ref", move.areas(source.get("ref")))
+        if area is not None:
+            edits.set(source, "ref", move.area(area).span)
+            edits.set(source, "sheet", move.home)
         book.put(part, edits.result())

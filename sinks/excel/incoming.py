@@ -12,7 +12,8 @@ from sinks.excel.cells import SLICE_ROWS, Column, Rendering
 from sinks.excel.locate import TableJob
 from sinks.excel.region import Place, Region
 from sinks.excel.rows import Batch, keys_of, numbered
-from sinks.excel.sheet import SharedStrings, SheetReader
+from sinks.excel.sheet import SheetReader
+from sinks.excel.strings import SharedStrings
 from sinks.excel.workbook import Sheet, Workbook
 
 

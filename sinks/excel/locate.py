@@ -13,7 +13,8 @@ from connector.errors import TargetError
 from sinks.excel.cells import Column
 from sinks.excel.references import COLUMNS, ROWS, Area
 from sinks.excel.region import Place, Slot
-from sinks.excel.sheet import Cell, SharedStrings, SheetReader
+from sinks.excel.sheet import Cell, SheetReader
+from sinks.excel.strings import SharedStrings
 from sinks.excel.table import Table, TableColumn, matching
 from sinks.excel.workbook import Sheet, Workbook
 

@@ -10,8 +10,9 @@ from sinks.excel.markup import escaped
 from sinks.excel.references import carried
 from sinks.excel.region import Carried, Place, Region
 from sinks.excel.rows import Composer
-from sinks.excel.sheet import Cell, SharedStrings, expanded
+from sinks.excel.sheet import Cell, expanded
 from sinks.excel.sheetwriter import text_cell
+from sinks.excel.strings import SharedStrings
 from sinks.excel.table import matching
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Final
 
 import pyarrow as pa
@@ -81,7 +82,7 @@ class Overview:
         schema = pa.schema([pa.field(name, value.type, metadata={"label": said[name]}) for name, value in values.items()])
         return output("as_of", pa.table(list(values.values()), schema=schema))
 
-    def _days(self, span: tuple[object, object]) -> str:
+    def _days(self, span: tuple[date, date]) -> str:
         return str(format_interval(span[0], span[1], "yMMMd", locale=self.locale))
 
     # ── the sheet ──

@@ -30,6 +30,16 @@ NOTES: Final = frozenset({"definitions", "data_quality", "about"})
 TECHNICAL: Final = frozenset({"metric", "stage_order", "is_open", "is_won", "is_lost", "is_closed", "modified_at", "source"})
 #: shares and growth with an arrow
 CHANGES: Final = ("change_pct", "revenue_growth", "win_rate_gap", "revenue_share_gap", "lead_share_gap")
+#: columns that a table's rules look at
+NEEDED: Final = {
+    "follow_ups": {"days_overdue"},
+    "stalled_deals": {"days_over"},
+    "pipeline_balance": {"verdict"},
+    "data_quality": {"severity"},
+    "what_changed": {"change"},
+    "customers": {"is_at_risk"},
+    "deals": {"is_open", "expected_close_date"},
+}
 WIDEST: Final = 44.0
 LONG: Final = 60.0  # width of texts that wrap
 PAPER: Final = 240.0  # widths a landscape page takes and stays readable
@@ -65,8 +75,8 @@ class Page:
     def _format(self, look: Look, column: Column) -> int | None:
         """A format of our own where the engine's usual one is not the best."""
         if self.name in NOTES:
-            texts = {"horizontal": "left", "wrap": True, "indent": 1} if column.kind == "text" else {}
-            return look.cell(Format(vertical="top", **texts))
+            wordy = column.kind == "text"
+            return look.cell(Format(vertical="top", horizontal="left" if wordy else "", wrap=wordy, indent=int(wordy)))
         if column.kind == "text":
             return look.cell(Format(horizontal="left", vertical="", indent=1, colour=LINK if column.unit == "url" else INK))
         if column.kind in ("date", "instant"):
@@ -115,7 +125,7 @@ class Page:
             style = look.rule(colour, SOFT.get(colour, ""), bold=True)
             return _rule(span(name), f'type="cellIs" dxfId="{style}" operator="equal"', f'"{value}"')
 
-        match self.name:
+        match self.name if NEEDED.get(self.name, set()) <= area.keys() else None:
             case "follow_ups":
                 yield _rule(
                     span("days_overdue"), f'type="cellIs" dxfId="{look.rule(RED, SOFT[RED], bold=True)}" operator="greaterThan"', "30"

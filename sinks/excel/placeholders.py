@@ -17,8 +17,9 @@ from connector.errors import nearest
 from sinks.excel.cells import EPOCH_1900, EPOCH_1904
 from sinks.excel.markup import Edits, attribute, escaped, parse, prefix
 from sinks.excel.references import Area, letters, quoted
-from sinks.excel.sheet import Cell, SharedStrings, SheetReader
+from sinks.excel.sheet import Cell, SheetReader
 from sinks.excel.sheetwriter import text_cell
+from sinks.excel.strings import SharedStrings
 from sinks.excel.styles import Styles, is_date
 from sinks.excel.workbook import Sheet, Workbook
 

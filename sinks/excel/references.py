@@ -86,7 +86,7 @@ class Move:
     """What a refresh did to one sheet: the table's data ended at row `last`, now ends at `new_last`.
 
     The header (or, without one, the first data row) is at `top`, the first data row at `first`; `totals` says that a total row follows the data.
-    Whole rows from `shift_from` on went down by `shift_by`.
+    Whole rows from `shift_from` on went down by `shift_by`. With `to` the table itself moved to another sheet, to the same cells.
     """
 
     sheet: str
@@ -99,6 +99,7 @@ class Move:
     totals: bool = False
     shift_from: int = ROWS + 1
     shift_by: int = 0
+    to: str = ""
 
     @property
     def end(self) -> int:
@@ -108,8 +109,13 @@ class Move:
     def new_end(self) -> int:
         return self.new_last + self.totals
 
+    @property
+    def whole(self) -> Area:
+        """The table, before and after."""
+        return Area(self.top, self.left, max(self.end, self.new_end), self.right)
+
     def __bool__(self) -> bool:
-        return self.last != self.new_last or bool(self.shift_by)
+        return self.last != self.new_last or bool(self.shift_by or self.to)
 
     def row(self, row: int) -> int:
         """Where a row that is not the table's went."""
@@ -128,18 +134,42 @@ class Move:
             return Area(area.top, area.left, bottom, area.right)
         return Area(self.row(area.top), area.left, self.row(area.bottom), area.right)
 
-    def formula(self, text: str, sheet: str | None) -> str:
-        """A formula standing on `sheet` (None: a name, a chart: every reference names its sheet) after the move."""
+    @property
+    def home(self) -> str:
+        """The sheet the table is on afterwards."""
+        return self.to or self.sheet
 
-        def moved(where: str | None, area: str) -> str:
-            if (where if where is not None else sheet or "").casefold() != self.sheet.casefold():
-                return area
-            return moved_text(area, self)
+    def formula(self, text: str, sheet: str | None, now: str | None = None) -> str:
+        """A formula standing on `sheet` (None: a name, a chart: every reference names its sheet) after the move; `now` is where it then stands."""
+
+        def moved(where: str | None, lead: str, area: str) -> str:
+            target = where if where is not None else sheet or ""
+            if target.casefold() == self.sheet.casefold():
+                if self.to and self._covers(area):
+                    target = self.to
+                    lead = f"{quoted(target)}!"
+                area = moved_text(area, self)
+            if where is None:
+                lead = "" if target == (now or sheet or "") else f"{quoted(target)}!"
+            return lead + area
 
         return each_reference(text, moved)
 
+    def own(self, text: str) -> str:
+        """A formula of the table's own cells."""
+        return self.formula(text, self.sheet, self.home)
+
+    def _covers(self, area: str) -> bool:
+        """Whether a reference means cells of the table, as it stood."""
+        found = _AREA.fullmatch(area)
+        if not found or int(found[4]) < self.top or number(found[2]) < self.left:
+            return False
+        return int(found[8] or found[4]) <= self.end and number(found[6] or found[2]) <= self.right
+
     def areas(self, text: str) -> str:
         """A list of ranges (`sqref`) on the table's own sheet; a rule over a table of one row grows with it."""
+        if self.to:
+            return text
         return " ".join(str(self.area(Area.read(part))) if _AREA.fullmatch(part) else part for part in text.split())
 
 
@@ -160,8 +190,8 @@ def moved_text(text: str, move: Move) -> str:
     return start if found[6] is None else f"{start}:{found[5]}{found[6]}{found[7]}{after.bottom}"
 
 
-def each_reference(formula: str, change: Callable[[str | None, str], str]) -> str:
-    """The formula with every reference replaced by `change(sheet or None, reference)`; texts, names and table columns stay."""
+def each_reference(formula: str, change: Callable[[str | None, str, str], str]) -> str:
+    """The formula with every reference replaced by `change(sheet or None, sheet as written, cells)`; texts, names and table columns stay."""
 
     def one(match: re.Match[str]) -> str:
         area = match["area"]
@@ -171,8 +201,8 @@ def each_reference(formula: str, change: Callable[[str | None, str], str]) -> st
         if sheet is not None:
             name = sheet[:-1]
             name = name[1:-1].replace("''", "'") if name.startswith("'") else name
-            return str(sheet) + change(name, area)
-        return change(None, area)
+            return change(name, str(sheet), area)
+        return change(None, "", area)
 
     return _TOKEN.sub(one, formula)
 
@@ -186,10 +216,10 @@ def carried(formula: str, rows: int, top: int, bottom: int, last: int | None = N
     if not rows:
         return formula
 
-    def moved(sheet: str | None, area: str) -> str:
+    def moved(sheet: str | None, lead: str, area: str) -> str:
         found = _AREA.fullmatch(area)
         if sheet is not None or not found or (whole[0] != whole[1] and (found[4], found[8]) == whole):
-            return area
+            return lead + area
 
         def line(dollar: str | None, row: str | None) -> str:
             if row is None:
@@ -206,10 +236,10 @@ def carried(formula: str, rows: int, top: int, bottom: int, last: int | None = N
 def shared(formula: str, rows: int, columns: int) -> str:
     """The text of a shared formula in a cell `rows` below and `columns` right of the cell that holds it."""
 
-    def moved(_: str | None, area: str) -> str:
+    def moved(_: str | None, lead: str, area: str) -> str:
         found = _AREA.fullmatch(area)
         if not found:
-            return area
+            return lead + area
 
         def cell(dollar: str, column: str, fixed: str, row: str) -> str:
             name = column if dollar else letters((number(column) + columns - 1) % COLUMNS + 1)
@@ -217,7 +247,7 @@ def shared(formula: str, rows: int, columns: int) -> str:
             return f"{dollar}{name}{fixed}{line}"
 
         start = cell(found[1], found[2], found[3], found[4])
-        return start if found[6] is None else f"{start}:{cell(found[5], found[6], found[7], found[8])}"
+        return lead + (start if found[6] is None else f"{start}:{cell(found[5], found[6], found[7], found[8])}")
 
     return each_reference(formula, moved)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Final
 
 from sinks.excel.cells import Column
 from sinks.excel.references import Area, carried, letters
-from sinks.excel.sheet import Cell, Row, SharedStrings, SheetReader, expanded
+from sinks.excel.sheet import Cell, Row, SheetReader, expanded
+from sinks.excel.strings import SharedStrings
 
 SAMPLE: Final = 64  # rows that decide a column's usual format and formula
 _ATTRIBUTE: Final = re.compile(rb"""(\s([\w.:-]+)\s*=\s*("[^"]*"|'[^']*'))""")
@@ -267,6 +269,22 @@ class Region:
         if attributes or kept or formats or row.number in self._attached:
             key = self.key(inside, row.number - place.first)
             self.carried.setdefault(key, deque()).append(Carried(row.number, attributes, kept, formats))
+
+    def alone(self) -> Region:
+        """The region on a sheet of its own: without what stands beside it."""
+        other = copy(self)
+        other.beside = {}
+        return other
+
+    @property
+    def orphaning(self) -> Mapping[int, tuple[int, int, str]]:
+        """Shared formulas whose first cell is a row of data: cells elsewhere that share them need a formula of their own."""
+        place = self.place
+        return {
+            group: master
+            for group, master in self.masters.items()
+            if place.first <= master[0] <= place.last and place.left <= master[1] <= place.right
+        }
 
     def whole(self, reader: SheetReader, row: Row) -> Carried:
         """A row of data with everything in it, for tables whose rows stay."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +17,8 @@ from sinks.excel.region import Beside, Carried, Region, Slot, key_text
 from sinks.excel.sheet import Cell, expanded
 
 NOTHING: Final = Carried(0)
+_FORMULA: Final = re.compile(rb"""<(?:[\w.-]+:)?f(?:\s(?:[^>"']|"[^"]*"|'[^']*')*?)?(?:/>|>.*?</(?:[\w.-]+:)?f\s*>)""", re.DOTALL)
+_REFERENCE: Final = re.compile(rb"""(\sref\s*=\s*["'])([A-Z0-9:$]+)""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class Composer:
         self._recall = recall
         self._by_unit = by_unit
         self._heights = heights
+        self._orphaning = region.orphaning
         self._used: dict[str, int] = {}
         #: old row → new row of every row that has something to carry
         self.went: dict[int, int] = {}
@@ -153,7 +157,7 @@ class Composer:
         formula = self._region.formulas.get(slot.place)
         style = self._styles.get(slot.place, 0)
         if formula is not None:
-            formula = self._move.formula(formula, self._move.sheet)
+            formula = self._move.own(formula)
         fixed = formula is None or carried(formula, 1, self._place.first, self._place.new_last) == formula
         usual = pa.nulls(len(numbers), pa.string())
         if formula is not None and fixed:
@@ -185,7 +189,7 @@ class Composer:
         texts = []
         for at, row in enumerate(rows):
             cells = () if row is None else row.left if left else row.right
-            texts.append(b"".join(standing_cell(cell, first + at, self._region, self._move) for cell in cells).decode())
+            texts.append(b"".join(standing_cell(cell, first + at, self._move, self._orphaning) for cell in cells).decode())
         return pa.array(texts, pa.string())
 
 
@@ -196,7 +200,7 @@ def moved_cell(cell: Cell, row: int, new_row: int, region: Region, move: Move) -
         return cell.at(new_row)
     place = region.place
     text = expanded(formula, region.masters, row, cell.column)
-    text = move.formula(text, move.sheet)
+    text = move.own(text)
     text = carried(text, new_row - row, place.first, max(place.last, place.new_last), place.new_last)
     lead = cell.lead
     opening = b"<" + lead + b"f>"
@@ -206,17 +210,22 @@ def moved_cell(cell: Cell, row: int, new_row: int, region: Region, move: Move) -
     return Cell(cell.column, style, opening + escaped(text) + b"</" + lead + b"f>", lead).at(new_row)
 
 
-def standing_cell(cell: Cell, row: int, region: Region, move: Move) -> bytes:
-    """A cell that stays where it is; its formula's references follow the table."""
+def standing_cell(
+    cell: Cell, row: int, move: Move, orphaning: Mapping[int, tuple[int, int, str]] = {}, *, was: int = 0, own: bool = False
+) -> bytes:
+    """A cell outside the rows of data; its formula's references follow the table. `own` cells are its header and total row."""
     formula = cell.formula
-    if formula is None or not move:
+    if formula is None or not (move or formula.group in orphaning):
         return cell.at(row)
-    before = formula.text
-    after = move.formula(before, move.sheet)
-    if after == before:
+    orphan = formula.kind == "shared" and not formula.text and formula.group in orphaning
+    before = expanded(formula, orphaning, was or row, cell.column) if orphan else formula.text
+    after = move.own(before) if own else move.formula(before, move.sheet)
+    if after == before and not orphan and not move.shift_by:
         return cell.at(row)
-    old, new = escaped(before), escaped(after)
-    return Cell(cell.column, cell.attributes, cell.content.replace(b">" + old + b"<", b">" + new + b"<", 1), cell.lead).at(row)
+    attributes = b"" if orphan else _REFERENCE.sub(lambda found: found[1] + move.areas(found[2].decode()).encode(), formula.attributes)
+    tag = b"<" + cell.lead + b"f" + attributes
+    new = tag + b">" + escaped(after) + b"</" + cell.lead + b"f>" if after else tag + b"/>"
+    return Cell(cell.column, cell.attributes, _FORMULA.sub(lambda _: new, cell.content, count=1), cell.lead).at(row)
 
 
 def keys_of(values: pa.RecordBatch, columns: Sequence[Column], rendering: Rendering) -> list[str]:

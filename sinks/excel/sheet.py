@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 from xml.parsers import expat
 from xml.sax.saxutils import unescape
 
+from connector.errors import TargetError
 from sinks.excel.markup import MAIN, Element, damaged, guard, parse, utf8
 from sinks.excel.references import COLUMNS, ROWS, letters, number, shared
+from sinks.excel.strings import SharedStrings
 from sinks.excel.table import unescaped
 
 MAX_HEAD: Final = 32 << 20
@@ -114,70 +116,6 @@ class Formula:
     kind: str
     group: int | None
     attributes: bytes
-
-
-class SharedStrings(Mapping[str, str]):
-    """The workbook's shared strings, read when first asked for."""
-
-    def __init__(self, load: Callable[[], Iterator[bytes]] | None, part: str) -> None:
-        self._load = load
-        self._part = part
-        self._texts: list[str] | None = None
-
-    def __getitem__(self, index: str) -> str:
-        if self._texts is None:
-            self._texts = _read_strings(self._load(), self._part) if self._load else []
-        if not index.strip().isdecimal() or int(index) >= len(self._texts):
-            raise damaged(self._part, f"a cell refers to shared string {index[:20]}, and there are {len(self._texts)}")
-        return self._texts[int(index)]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(map(str, range(len(self))))
-
-    def __len__(self) -> int:
-        return len(self._texts or ())
-
-
-def _read_strings(pieces: Iterator[bytes], part: str) -> list[str]:
-    texts: list[str] = []
-    current: list[str] | None = None
-    inside = phonetic = False
-    parser = guard()
-    parser.buffer_text = True
-
-    def opened(name: str, _: dict[str, str]) -> None:
-        nonlocal current, inside, phonetic
-        local = name.rpartition(" ")[2]
-        if local == "si":
-            current = []
-        elif local == "rPh":
-            phonetic = True
-        elif local == "t":
-            inside = not phonetic
-
-    def closed(name: str) -> None:
-        nonlocal current, inside, phonetic
-        local = name.rpartition(" ")[2]
-        if local == "si" and current is not None:
-            texts.append(unescaped("".join(current)))
-            current = None
-        elif local == "rPh":
-            phonetic = False
-        elif local == "t":
-            inside = False
-
-    def characters(text: str) -> None:
-        if inside and current is not None:
-            current.append(text)
-
-    parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = opened, closed, characters
-    try:
-        for piece in pieces:
-            parser.Parse(piece, False)
-        parser.Parse(b"", True)
-    except expat.ExpatError as error:
-        raise damaged(part, f"it is not well-formed XML ({error})") from error
-    return texts
 
 
 class SheetReader:
@@ -435,19 +373,33 @@ def _character(code: int) -> str:
     return chr(code) if 0 < code < 0x110000 and not 0xD800 <= code < 0xE000 else "\ufffd"
 
 
-def skeleton(head: bytes, tail: bytes, part: str) -> tuple[bytes, Element]:
-    """The sheet without its rows, and its tree. Raises TargetError unless it is a worksheet whose rows stood where they should."""
+@dataclass(frozen=True, slots=True)
+class Skeleton:
+    """A sheet without its rows: its text, its tree, and where in the text the rows stand."""
+
+    data: bytes
+    root: Element
+    at: int
+
+
+def skeleton(head: bytes, tail: bytes, part: str) -> Skeleton:
+    """The sheet without its rows. Raises TargetError unless it is a worksheet whose rows stood where they should."""
     data = head + tail
     root = parse(data, part)
     rows = root.find("sheetData")
     if root.name != "worksheet" or root.space != MAIN or rows is None or rows.inner != len(head) or rows.space != MAIN:
         raise damaged(part, "it is not a worksheet")
-    return data, root
+    return Skeleton(data, root, len(head))
 
 
 def expanded(formula: Formula, masters: Mapping[int, tuple[int, int, str]], row: int, column: int) -> str:
     """The text of a cell's formula, also when it only says that it shares another cell's."""
     if formula.kind != "shared" or formula.group is None or formula.text:
         return formula.text
-    at_row, at_column, text = masters.get(formula.group, (row, column, ""))
+    if formula.group not in masters:
+        raise TargetError(
+            f"cell {letters(column)}{row} shares a formula with a cell that is not there",
+            remedy="open the workbook in Excel and save it again",
+        )
+    at_row, at_column, text = masters[formula.group]
     return shared(text, row - at_row, column - at_column)

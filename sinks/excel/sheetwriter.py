@@ -15,7 +15,7 @@ from sinks.excel.package import Deflater
 from sinks.excel.references import ROWS, Move
 from sinks.excel.region import Region
 from sinks.excel.rows import Composer, standing_cell
-from sinks.excel.sheet import Cell, Row, SheetReader, skeleton
+from sinks.excel.sheet import Cell, Row, SheetReader, Skeleton, skeleton
 from sinks.excel.workbook import Sheet, Workbook
 
 _ROW_PLACE = re.compile(rb"""(\sr\s*=\s*["'])[0-9]+""")
@@ -24,40 +24,69 @@ _ROW_PLACE = re.compile(rb"""(\sr\s*=\s*["'])[0-9]+""")
 class SheetWriter:
     """Writes one sheet, once."""
 
-    def __init__(self, book: Workbook, sheet: Sheet, region: Region, composer: Composer, move: Move, formats: Mapping[int, int]) -> None:
+    def __init__(self, book: Workbook, sheet: Sheet, region: Region, move: Move, formats: Mapping[int, int]) -> None:
         self._book = book
         self._sheet = sheet
         self._region = region
         self._place = region.place
-        self._composer = composer
         self._move = move
         self._formats = formats
         self._lead = region.lead.encode()
+        self._orphaning = region.orphaning
 
-    def write(self, rows: Incoming, head: bytes, tail: bytes, attachments: Attachments, table: str | None) -> None:
+    def write(self, rows: Incoming, composer: Composer, sheet: Skeleton, attachments: Attachments, table: str | None) -> None:
         """Write the sheet's part. `table` is the relationship of a table that is new on it."""
-        place = self._place
-        data, root = skeleton(head, tail, self._sheet.part)
+        front = Edits(sheet.data)
+        follow_sheet(front, sheet.root, self._move, self._region)
+        reader = self._reader()
         out = self._book.package.writer()
-        front = Edits(data)
-        follow_sheet(front, root, self._move, self._region)
-        out.write(front.result(0, len(head)))
-        reader = SheetReader(self._book.package.stream(self._sheet.part), self._sheet.part)
+        out.write(front.result(0, sheet.at))
         row = reader.next_row()
-        while row is not None and row.number < place.top:
+        while row is not None and row.number < self._place.top:
             out.write(self._standing(reader, row))
             row = reader.next_row()
-        row = self._write_table(out, rows, reader, row)
+        row = self._write_table(out, rows, composer, reader, row)
         self._write_rest(out, reader, row)
-        back = Edits(data)
-        follow_sheet(back, root, self._move, self._region)
-        attachments.follow_sheet(back, root, self._composer.went, self._move)
+        back = Edits(sheet.data)
+        follow_sheet(back, sheet.root, self._move, self._region)
+        attachments.follow_sheet(back, sheet.root, composer.went, self._move)
         if table is not None:
-            append_table_part(back, root, data, table)
-        out.write(back.result(len(head)))
+            append_table_part(back, sheet.root, sheet.data, table)
+        out.write(back.result(sheet.at))
         self._book.put(self._sheet.part, out.finish())
 
-    def _write_table(self, out: Deflater, rows: Incoming, reader: SheetReader, row: Row | None) -> Row | None:
+    def write_alone(self, rows: Incoming, composer: Composer, table: str) -> None:
+        """Write the table on a sheet that has nothing else. `table` is its relationship there."""
+        reader = self._reader()
+        row = reader.next_row()
+        reader.finish()
+        sheet = skeleton(reader.head, reader.tail, self._sheet.part)
+        edits = Edits(sheet.data)
+        append_table_part(edits, sheet.root, sheet.data, table)
+        out = self._book.package.writer()
+        out.write(reader.head)
+        self._write_table(out, rows, composer, reader, row)
+        out.write(edits.result(sheet.at))
+        self._book.put(self._sheet.part, out.finish())
+
+    def write_without(self, head: bytes, tail: bytes) -> None:
+        """Write the sheet without the table: only what stands around it."""
+        place = self._place
+        out = self._book.package.writer()
+        out.write(head)
+        reader = self._reader()
+        for row in reader.rows():
+            if not place.top <= row.number <= place.end:
+                out.write(self._standing(reader, row))
+            elif row.number in self._region.beside:
+                out.write(self._row(row.number, b"", self._with_beside(row.number, [])))
+        out.write(tail)
+        self._book.put(self._sheet.part, out.finish())
+
+    def _reader(self) -> SheetReader:
+        return SheetReader(self._book.package.stream(self._sheet.part), self._sheet.part)
+
+    def _write_table(self, out: Deflater, rows: Incoming, composer: Composer, reader: SheetReader, row: Row | None) -> Row | None:
         """The table's rows, from header to total row; the row that follows what was read."""
         place = self._place
         if place.top < place.first:
@@ -73,7 +102,7 @@ class SheetWriter:
         while row is not None and row.number <= place.bottom:
             row = reader.next_row()
         written = 0
-        for _, texts in self._composer.rows(rows.batches()):
+        for _, texts in composer.rows(rows.batches()):
             out.write(xml_of(texts))
             written += len(texts)
         if written != rows.count:
@@ -81,7 +110,10 @@ class SheetWriter:
         if not written and place.begin == place.first:
             out.write(self._blank_row())
         if place.totals:
-            cells = [standing_cell(cell, place.new_end, self._region, self._move) for _, cell in sorted(self._region.total.items())]
+            cells = [
+                standing_cell(cell, place.new_end, self._move, self._orphaning, was=place.end, own=True)
+                for _, cell in sorted(self._region.total.items())
+            ]
             out.write(self._row(place.new_end, self._region.total_attributes, self._with_beside(place.new_end, cells)))
         for line in range(place.new_end + 1, place.bottom + 1):
             if line in self._region.beside:
@@ -91,7 +123,7 @@ class SheetWriter:
     def _write_rest(self, out: Deflater, reader: SheetReader, row: Row | None) -> None:
         if row is None:
             reader.finish()
-        elif self._move.shift_by or not row.numbered:
+        elif self._move.shift_by or self._orphaning or not row.numbered:
             while row is not None:
                 out.write(self._standing(reader, row))
                 row = reader.next_row()
@@ -120,15 +152,15 @@ class SheetWriter:
             if cell is None or cell.type not in ("s", "inlineStr", "str") or cell.formula:
                 style = cell.style if cell else neighbour.style if neighbour else self._region.header_style
                 cell = text_cell(slot.place, slot.heading, style, self._lead)
-            cells.append(standing_cell(cell, place.top, self._region, self._move))
+            cells.append(standing_cell(cell, place.top, self._move, own=True))
         return self._row(place.top, self._region.header_attributes, self._with_beside(place.top, cells))
 
     def _with_beside(self, row: int, cells: Sequence[bytes]) -> bytes:
         beside = self._region.beside.get(row)
         if beside is None:
             return b"".join(cells)
-        left = [standing_cell(cell, row, self._region, self._move) for cell in beside.left]
-        right = [standing_cell(cell, row, self._region, self._move) for cell in beside.right]
+        left = [standing_cell(cell, row, self._move, self._orphaning) for cell in beside.left]
+        right = [standing_cell(cell, row, self._move, self._orphaning) for cell in beside.right]
         return b"".join((*left, *cells, *right))
 
     def _row(self, number: int, attributes: bytes, cells: bytes) -> bytes:
@@ -138,7 +170,7 @@ class SheetWriter:
     def _standing(self, reader: SheetReader, row: Row) -> bytes:
         """A row outside the table: as it was, but for references that follow and rows that went down."""
         line = self._move.row(row.number)
-        if line == row.number and row.numbered and not (self._move and b"f" in row.content):
+        if line == row.number and row.numbered and not ((self._move or self._orphaning) and b"f" in row.content):
             return reader.xml(row)
         cells = reader.cells(row)
         if row.number + self._move.shift_by > ROWS and row.number >= self._move.shift_from and any(not cell.blank for cell in cells):
@@ -153,7 +185,13 @@ class SheetWriter:
         )  # fmt: skip
         if row.empty:
             return tag
-        return tag + b"".join(standing_cell(cell, line, self._region, self._move) for cell in cells) + b"</" + self._lead + b"row>"
+        return (
+            tag
+            + b"".join(standing_cell(cell, line, self._move, self._orphaning, was=row.number) for cell in cells)
+            + b"</"
+            + self._lead
+            + b"row>"
+        )
 
 
 def text_cell(column: int, text: str, style: int, lead: bytes) -> Cell:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -14,8 +14,8 @@ from connector.api import Drive, Finding, Location, NetworkConfig, Output, Plugi
 from connector.errors import ConfigError, ConflictError, LockedError, TargetError
 from connector.http import Network, Session
 from sinks.drives import DriveConfig, open_drive
-from sinks.drives.graph import GraphDrive
-from sinks.drives.local import LocalDrive
+from sinks.drives.graph import GraphDrive, login
+from sinks.drives.local import LocalConfig, LocalDrive
 from sinks.excel.memory import Memory
 from sinks.excel.refresh import Changes, Options, TableJob, create, refresh
 from sinks.excel.standard import standard
@@ -76,6 +76,14 @@ class ExcelSink:
         template = self._config.template
         if template and not Path(template).is_file():
             yield Finding(f"template {template}", ok=False, detail="there is no such file", remedy="correct `template`", exit_code=2)
+
+    def wants_login(self) -> bool:
+        return not isinstance(self._config.drive, LocalConfig) and self._config.drive.device_code
+
+    def login(self, prompt: Callable[[str], None]) -> str:
+        """Sign a person in for the drive; returns who it was."""
+        assert not isinstance(self._config.drive, LocalConfig)
+        return login(self._config.drive, self._session, prompt)
 
     def write(self, tables: Mapping[str, Output], run: Run) -> Receipt:
         """Deliver the tables. Raises TargetError with the target untouched, LockedError or ConflictError to try again later."""

@@ -41,12 +41,12 @@ def standard(tables: Mapping[str, Output], run: Run, locale: str | None = None) 
     """
     language = locale or run.locale
     said = words(language)
-    overview = Overview(headlines(tables, said), run, said, language)
+    overview = Overview(headlines(tables, said), run, said, language.replace("-", "_"))
     ordered = sorted(tables.items(), key=lambda item: (item[0] in LAST) - (item[0] in FIRST))
     jobs = {name: _table_job(name, replace(readable(table), title=table.title or sheet_name(name)), said) for name, table in ordered}
     charts = chart_jobs(chart_tables(tables, run, said), said)
     front = [job for name, job in jobs.items() if name not in LAST]
-    back = [job for name, job in jobs.items() if name in LAST]
+    back = [jobs[name] for name in LAST if name in jobs]
     facts = _table_job("about", about(tables, run, said), said, volatile=True)
     return [*overview.jobs(), *front, *charts, *back, facts, overview.strip()]
 

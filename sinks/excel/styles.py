@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final, Literal
 
 from sinks.excel.markup import MAIN, Edits, Element, attribute, damaged, parse, prefix
@@ -50,12 +49,6 @@ def is_date(code: str) -> bool:
     """Whether Excel shows a number with this format as a date or time."""
     plain = re.sub(r'"[^"]*"|\\.|_.|\*.|\[(?!h+\]|m+\]|s+\])[^\]]*\]', "", code.partition(";")[0])
     return bool(re.search(r"[dmyhsDMYHS]", plain)) and "General" not in plain
-
-
-@dataclass(frozen=True, slots=True)
-class _Format:
-    id: int
-    raw: bytes
 
 
 class Styles:

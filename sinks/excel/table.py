@@ -78,7 +78,7 @@ class Table:
                 low = move.new_last if area.bottom in (move.last, move.end) else area.bottom
                 edits.set(element, "ref", Area(area.top, area.left, max(low, area.top), wide).span)
             elif element.name in ("calculatedColumnFormula", "totalsRowFormula") and element.text:
-                edits.text(element, move.formula(element.text, move.sheet))
+                edits.text(element, move.own(element.text))
         if added and self._holder:
             lead = prefix(self._data, self._root)
             next_id = max(column.id for column in self.columns) + 1

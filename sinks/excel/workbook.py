@@ -10,7 +10,6 @@ from typing import Final
 
 from connector.errors import TargetError
 from sinks.excel.markup import (
-    CONTENT_TYPES,
     DECLARATION,
     MAIN,
     PACKAGE_RELATIONS,
@@ -313,8 +312,3 @@ class Workbook:
 def relations_part(part: str) -> str:
     folder, name = posixpath.split(part)
     return posixpath.join(folder, "_rels", f"{name}.rels")
-
-
-def check_types(root: Element) -> None:
-    if root.name != "Types" or root.space != CONTENT_TYPES:
-        raise damaged(TYPES, "it does not list content types")

@@ -197,6 +197,11 @@ class TestReplace:
         assert source.description.endswith("\nReviewed in May.")
         assert source.description.count(OURS) == 1
 
+    def test_a_description_that_somebody_emptied_does_not_make_it_a_strangers(self, office):
+        office.write(output(DEALS))
+        office.tableau.site.datasources[0].description = ""
+        assert office.write(output(with_rows({"deal_id": "D4"}))).outcome == "written"
+
     def test_columns_come_with_their_definitions_and_headings(self, office):
         schema = pa.schema([pa.field("amount", pa.int64(), metadata={"description": "What the customer pays."})])
         spec = TableauTable(**{"from": "deals", "name": "Deals", "columns": {"amount": "Amount"}})
@@ -339,6 +344,17 @@ class TestUpsert:
         assert same(office.published(), changed)
         first, second, *_ = (logged.headers["requestid"] for logged in office.running.asked("PATCH"))
         assert first == second
+
+
+    def test_a_batch_that_failed_is_forgotten_and_sent_anew(self, office):
+        office.write(output(DEALS, key=("deal_id",)), **self.CONFIG)
+        changed = with_rows({"deal_id": "D9", "name": "new"}, without=("D2",))
+        office.tableau.publishing.plans.append(JobPlan(finish=1, notes="no space"))
+        with pytest.raises(TargetError, match="job failed: no space"):
+            office.write(output(changed, key=("deal_id",)), **self.CONFIG)
+        assert same(office.published(), DEALS)
+        office.write(output(changed, key=("deal_id",)), **self.CONFIG)
+        assert same(office.published(), changed)
 
 
 class TestAppend:

@@ -447,8 +447,19 @@ class TestTrap:
     def test_06_a_page_with_history_holds_fifty(self, hubspot):
         crm = hubspot()
         crm.read("stage_entries")
+        crm.read("deals")
         asked = [one for one in crm.asked("GET .*objects.*deals") if "propertiesWithHistory" in one.query]
         assert {one.query["limit"] for one in asked} == {"50"}
+
+    def test_06_the_list_is_read_once_for_deals_and_their_history(self, hubspot):
+        crm = hubspot()
+        alone = crm.read("stage_entries").rows
+        crm.running.requests.clear()
+        source = crm.source()
+        crm.read("deals", source=source)
+        lists = len(crm.asked("GET /crm/objects/2026-09/deals"))
+        assert crm.read("stage_entries", source=source).rows == alone
+        assert len(crm.asked("GET /crm/objects/2026-09/deals")) == lists
 
     def test_07_no_amount_is_not_zero(self, hubspot):
         crm = hubspot()

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -16,6 +17,7 @@ from connector.sandbox.salesforce_objects import sf_id
 from sources.salesforce import SalesforceSource
 
 WON = "won"
+SALESFORCE_AUTH = {"type": "client_credentials", "client_id": "sandbox-client", "client_secret": "sandbox-secret"}
 DOCS = Path(__file__).parents[2] / "docs" / "sources" / "salesforce.md"
 
 
@@ -735,3 +737,31 @@ class TestRule:
         crm = salesforce()
         source = crm.source()
         assert list(source.org._bulk("SELECT Id FROM Opportunity WHERE Name = 'nobody'", {"Id": "id"}, everything=False))[-1].records == []
+
+
+class TestConfiguration:
+    def test_further_fields_belong_to_a_table(self):
+        with pytest.raises(ValidationError, match="did you mean 'deals'"):
+            SalesforceSource.Config.model_validate(
+                {"domain": "acme.my.salesforce.com", "auth": SALESFORCE_AUTH, "fields": {"deal": ["IsPrivate"]}}
+            )
+
+    def test_a_field_named_there_and_not_visible_is_reported(self, salesforce):
+        crm = salesforce()
+        assert any("Territory2Id" in warning for warning in crm.read("deals", fields={"deals": ["Territory2Id"]}).warnings)
+
+    def test_costs_without_a_rate_are_left_out_and_said_so(self, salesforce):
+        crm = salesforce()
+        crm.company.rates.clear()
+        real = crm.service.objects
+
+        def in_francs():
+            found = real()
+            campaign = found["Campaign"]
+            francs = type(campaign.fields["Type"])("picklist", lambda _: "CHF")
+            return found | {"Campaign": replace(campaign, fields={**campaign.fields, "CurrencyIsoCode": francs})}
+
+        crm.service.objects = in_francs
+        reading = crm.read("spend")
+        assert reading.rows == []
+        assert any("CHF" in warning for warning in reading.warnings)

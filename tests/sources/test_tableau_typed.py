@@ -343,6 +343,38 @@ def test_a_table_of_any_kind_of_sheet_is_the_same_in_every_mode(running, tmp_pat
     assert numbers(shown) == numbers(laid_out) == numbers(asked)
 
 
+def test_the_same_stage_entries_as_the_company_has(running, company, tmp_path):
+    fields = {"deal_id": "Deal ID", "pipeline": "Pipeline", "stage": "Stage", "stage_order": "Stage Order", "entered_at": "Entered"}
+    expected = sorted(tuple(row[name] for name in fields) for row in export.tables(company)["stage_history"])
+    for spec in ({"view": "Sales Pipeline/Stage History", "locale": "en_US"}, {"datasource": "Stage History", "mode": "vds"}):
+        table = stored(running, tmp_path, table="stage_entries", fields=fields, timezone="UTC", **spec)
+        assert sorted(tuple(row[name] for name in fields) for row in table.to_pylist()) == expected
+
+
+@pytest.mark.parametrize("count", [3_000, pytest.param(250_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("spec", [{"view": "Book/View"}, {"datasource": "Many", "mode": "vds"}], ids=lambda spec: spec.get("mode", "view"))
+def test_no_row_is_lost_over_a_line_that_breaks(tmp_path, spec, count):
+    data = [{"Deal ID": f"D{number:07}", "Amount": Decimal(number) / 100, "Stage": "Won"} for number in range(count)]
+    project = Project("Sales")
+    columns = (Column("Deal ID"), Column("Amount", "REAL", measure=True), Column("Stage"))
+    source = Datasource("Many", project, columns, lambda: data)
+    book = Workbook("Book", project)
+    book.add(View("View", source, (Shown("Deal ID"), Shown("Amount", "SUM", "number"), Shown("Stage"))))
+    tableau = Tableau(Site(projects=[project], workbooks=[book], datasources=[source]), strict=True)
+    with serve(tableau) as running:
+        running.faults.add("", drop=True, share=0.2, times=None)
+        running.faults.add("", truncate=500, share=0.2, times=None)
+        for _ in range(40):
+            try:
+                table = stored(
+                    running, tmp_path, table="deals", fields={"deal_id": "Deal ID", "amount": "Amount", "stage": "Stage"}, **spec
+                )
+                break
+            except TransientError:
+                continue
+        assert [(row["deal_id"], row["amount"]) for row in table.to_pylist()] == [(row["Deal ID"], row["Amount"]) for row in data]
+
+
 def test_made_up_site_has_what_it_says():
     """The control of this module: the sandbox's rows come from its own data, not from the source."""
     source = Datasource("Made", Project("Sales"), (Column("A"),), lambda: [{"A": "x"}])

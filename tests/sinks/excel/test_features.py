@@ -182,6 +182,36 @@ def test_rows_below_go_down_with_everything_on_them(featured, tmp_path, job, par
     assert findings(new, featured) == []
 
 
+def test_a_blocked_table_moves_to_a_sheet_of_its_own(featured, tmp_path, job, parts, findings):
+    numbers = list(range(50))
+    new = tmp_path / "new.xlsx"
+    options = Options(at=AT)
+    changes = refresh(featured, new, [job(numbers, on_blocked="new_sheet")], options)
+    book = openpyxl.load_workbook(new)
+    old, sheet, summary = book["Deals"], book["Deals 2"], book["Summary"]
+    assert not old.tables
+    assert sheet.tables["Deals"].ref == "B4:H55"
+    assert [sheet.cell(7, column).value for column in range(2, 9)] == [
+        "note 2", "D2", "Deal 2", "=Deals[[#This Row],[Amount]]*2", 20, 2.5, "=F7/SUM($F$5:$F$54)",
+    ]  # fmt: skip
+    assert sheet["G7"].fill.fgColor.rgb == "00FFFF00"
+    assert [sheet["C55"].value, sheet["F55"].value] == ["Total", "=SUBTOTAL(109,Deals[Amount])"]
+    assert sheet.column_dimensions["C"].width == 22
+    assert [old[cell].value for cell in ("B1", "K6", "A40", "B41")] == ["Team North's list", "beside", "below", "=SUM('Deals 2'!F5:F54)"]
+    left = {cell.coordinate for line in old["B4:H39"] for cell in line if cell.value is not None}
+    assert left == {"C6"}, "openpyxl shows the link that stayed as the text of its empty cell"
+    assert summary["A1"].value == "=SUMIFS('Deals 2'!F5:F54,'Deals 2'!C5:C54,\"D3\")"
+    assert [summary[f"A{row}"].value for row in (4, 5, 6)] == ["=SUM(Deals!F:F)", "='Deals 2'!F55", "=SUM(Deals[Amount])"]
+    assert book.defined_names["Amounts"].attr_text == "'Deals 2'!$F$5:$F$54"
+    assert "'Deals 2'!$F$5:$F$54<" in text(new, parts, "xl/charts/chart1.xml")
+    assert 'ref="B4:H54" sheet="Deals 2"' in text(new, parts, "xl/pivotCache/pivotCacheDefinition1.xml")
+    assert any("comments and links" in warning for warning in changes.warnings)
+    assert findings(new, featured) == []
+    assert refresh(new, tmp_path / "again.xlsx", [job(numbers, on_blocked="new_sheet")], options).unchanged
+    refresh(new, tmp_path / "more.xlsx", [job([2, *range(60, 70)], on_blocked="new_sheet")], options)
+    assert findings(tmp_path / "more.xlsx", featured) == []
+
+
 def test_filtered_rows_are_mentioned(featured, tmp_path, job, edit):
     edit(
         featured,

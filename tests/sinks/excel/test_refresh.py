@@ -265,3 +265,38 @@ def test_more_rows_than_a_sheet_holds(tmp_path, table):
     book = openpyxl.load_workbook(tmp_path / "b.xlsx")
     assert [next(iter(sheet.tables.values())).ref for sheet in book] == ["A1048570:A1048573", "A1:A2"]
     assert [row[0] for row in book["Big_2"].values] == ["n"]
+
+
+def test_a_new_table_without_room_gets_a_sheet_of_its_own(teammates_book, tmp_path, table, findings):
+    job = TableJob(table({"x": range(9)}), table="Other", sheet="Summary", cell="C1")
+    book = openpyxl.load_workbook(teammates_book)
+    book["Summary"]["C5"] = "theirs"
+    book.save(teammates_book)
+    with pytest.raises(TargetError, match="C5"):
+        refresh(teammates_book, tmp_path / "new.xlsx", [job])
+    refresh(teammates_book, tmp_path / "new.xlsx", [replace(job, on_blocked="new_sheet")])
+    book = openpyxl.load_workbook(tmp_path / "new.xlsx")
+    assert book["Summary"]["C5"].value == "theirs"
+    assert book["Summary 2"].tables["Other"].ref == "C1:C10"
+    assert findings(tmp_path / "new.xlsx", teammates_book) == []
+
+
+def test_a_formula_shared_beyond_the_table_keeps_its_meaning(teammates_book, tmp_path, ours, edit, findings):
+    """Excel writes filled-down formulas once; when the first cell's row moves, the others need the text themselves."""
+
+    def share(data):
+        text = data.decode()
+        for row in range(5, 9):
+            old = "<f>Deals[[#This Row],[Amount]]*2</f>"
+            new = f'<f t="shared" ref="D5:D13" si="0">C{row}*2</f>' if row == 5 else '<f t="shared" si="0"/>'
+            text = text.replace(old, new, 1)
+        return text.replace('<row r="12"', '<row r="10"><c r="D10"><f t="shared" si="0"/></c></row><row r="12"').encode()
+
+    edit(
+        teammates_book,
+        {"xl/worksheets/sheet1.xml": share, "xl/tables/table1.xml": lambda data: data.replace(b"Deals[[#This Row],[Amount]]*2", b"C5*2")},
+    )
+    refresh(teammates_book, tmp_path / "new.xlsx", [ours([3, 1, 0, 2])])
+    sheet = openpyxl.load_workbook(tmp_path / "new.xlsx")["Deals"]
+    assert [sheet[f"D{row}"].value for row in (5, 6, 7, 8, 10)] == ["=C5*2", "=C6*2", "=C7*2", "=C8*2", "=C10*2"]
+    assert findings(tmp_path / "new.xlsx", teammates_book) == []

@@ -17,7 +17,7 @@ from openpyxl.utils import range_boundaries
 from connector.api import Output, Run
 from connector.errors import ConfigError
 from sinks.excel.refresh import Options, create, refresh
-from sinks.excel.standard import standard
+from sinks.excel.standard import standard, words
 
 NOON = dt.datetime(2026, 3, 10, 12, tzinfo=dt.UTC)
 LABELS = {
@@ -208,7 +208,7 @@ def charts(parts):
 def test_sheets_stand_in_the_order_people_read_them(first, findings):
     assert openpyxl.load_workbook(first).sheetnames == [
         "Overview", "Headline figures", "Deals", "By owner", "By month", "Pipeline balance", "Forecast", "Stalled deals", "Follow ups",
-        "Chart data", "Data quality", "Definitions", "About",
+        "Chart data", "Definitions", "Data quality", "About",
     ]  # fmt: skip
     assert findings(first) == []
 
@@ -344,6 +344,13 @@ def test_an_address_that_is_none_stays_a_text(tmp_path):
     assert not any(cell.hyperlink for cell in cells)
 
 
+def test_every_language_has_the_same_words():
+    def shape(said):
+        return {name: shape(inner) for name, inner in said.items()} if isinstance(said, dict) else None
+
+    assert shape(dict(words("zh"))) == shape(dict(words("en")))
+
+
 def test_about_says_when_from_where_and_how_much(first, cells):
     facts = dict(cells(first, "About")[1:])
     assert facts["Flow"] == "sales"
@@ -474,7 +481,32 @@ def test_what_a_colleague_added_stays(first, tmp_path):
     assert after["Overview"]["E8"].number_format == '#,##0" days"'
 
 
-def test_an_overview_somebody_deleted_comes_back_as_any_table_does_and_a_deleted_chart_does_not(first, tmp_path, parts, edit):
+def test_a_pivot_over_our_table_is_kept_and_refreshes_when_the_file_is_opened(first, tmp_path, parts, edit):
+    main, kind = "http://schemas.openxmlformats.org/spreadsheetml/2006/main", "application/vnd.openxmlformats-officedocument.spreadsheetml"
+    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    source = '<cacheSource type="worksheet"><worksheetSource name="Deals"/></cacheSource><cacheFields count="0"/>'
+    related = (
+        f'<Relationship Id="rId900" Type="{office}/pivotCacheDefinition" Target="pivotCache/pivotCacheDefinition1.xml"/></Relationships>'
+    )
+    typed = f'<Override PartName="/xl/pivotCache/pivotCacheDefinition1.xml" ContentType="{kind}.pivotCacheDefinition+xml"/></Types>'
+    mine = edit(
+        first,
+        {
+            "xl/pivotCache/pivotCacheDefinition1.xml": f'<pivotCacheDefinition xmlns="{main}">{source}</pivotCacheDefinition>'.encode(),
+            "xl/pivotTables/pivotTable1.xml": b"<as-my-colleague-left-it/>",
+            "xl/_rels/workbook.xml.rels": lambda xml: xml.replace(b"</Relationships>", related.encode()),
+            "[Content_Types].xml": lambda xml: xml.replace(b"</Types>", typed.encode()),
+        },
+        to=tmp_path / "pivot.xlsx",
+    )
+    build(tmp_path / "later.xlsx", company(later=True), the_run(MONTH_LATER), before=mine)
+    after = parts(tmp_path / "later.xlsx")
+    assert b'refreshOnLoad="1"' in after["xl/pivotCache/pivotCacheDefinition1.xml"]
+    assert source.encode() in after["xl/pivotCache/pivotCacheDefinition1.xml"]
+    assert after["xl/pivotTables/pivotTable1.xml"] == b"<as-my-colleague-left-it/>"
+
+
+def test_a_chart_somebody_deleted_stays_away(first, tmp_path, parts, edit):
     one_less = tmp_path / "less.xlsx"
     shutil.copy(first, one_less)
     edit(one_less, {"xl/drawings/drawing1.xml": lambda xml: re.sub(rb"<xdr:twoCellAnchor.*?</xdr:twoCellAnchor>", b"", xml, count=1)})
