@@ -66,7 +66,7 @@ def ours(data: Path, out: Path) -> None:
         schema, rows = stream.schema, sum(batch.num_rows for batch in stream)
 
     def reader() -> pa.RecordBatchReader:
-        stream = pa.ipc.open_stream(pa.memory_map(str(data)))
+        stream = pa.ipc.open_stream(pa.OSFile(str(data)))
         return pa.RecordBatchReader.from_batches(schema, (stream.read_next_batch() for _ in range(-(-rows // 50_000))))
 
     create(out, [TableJob(Output("data", schema, rows, reader), table="Data")])

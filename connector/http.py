@@ -121,18 +121,8 @@ class Session(requests.Session):
         place = where or f"{method} {host(url)}"
         try:
             return self.request(method, url, **kwargs)
-        except requests.exceptions.ProxyError as error:
-            raise TransientError(f"{place}: the proxy cannot be reached", remedy="check `proxy`") from error
-        except LOST as error:
-            if untrusted(error):
-                raise ConfigError(
-                    f"{place}: the server's certificate is not trusted", remedy="name the issuing authority's file in ca_bundle"
-                ) from error
-            raise TransientError(
-                f"{place}: no answer ({type(error).__name__})", remedy="check the address and the network; the next run tries again"
-            ) from error
         except requests.RequestException as error:
-            raise ConfigError(f"{place}: not a usable address ({type(error).__name__})") from error
+            raise unanswered(place, error) from error
 
     def call(self, method: str, url: str, *, where: str | None = None, **kwargs: Any) -> requests.Response:
         """Like `ask`, but anything except success is one of our errors, naming `where` and never the body.
@@ -174,6 +164,19 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
         return max(0.0, (parsedate_to_datetime(header) - now).total_seconds()) if header else None
     except (TypeError, ValueError):
         return None
+
+
+def unanswered(place: str, error: requests.RequestException) -> ConfigError | TransientError:
+    """What keeps an answer from coming, as one of our errors."""
+    if isinstance(error, requests.exceptions.ProxyError):
+        return TransientError(f"{place}: the proxy cannot be reached", remedy="check `proxy`")
+    if untrusted(error):
+        return ConfigError(f"{place}: the server's certificate is not trusted", remedy="name the issuing authority's file in ca_bundle")
+    if isinstance(error, LOST):
+        return TransientError(
+            f"{place}: no answer ({type(error).__name__})", remedy="check the address and the network; the next run tries again"
+        )
+    return ConfigError(f"{place}: not a usable address ({type(error).__name__})")
 
 
 def untrusted(error: Exception) -> bool:

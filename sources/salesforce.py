@@ -88,17 +88,17 @@ class SalesforceSource:
 
     def entities(self) -> tuple[Entity, ...]:
         """The tables this org can give; objects its user may not see are left out and named by `check` and by the deals' warnings."""
-        if self.org.describe("Opportunity") is None:
+        if "Opportunity" not in self.org.objects:
             raise hidden(self.org, "Opportunity")
         found = [self._deals(), Entity("stages", "OpportunityStage", tables.STAGES)]
-        if self.org.describe("OpportunityHistory") is not None:
+        if "OpportunityHistory" in self.org.objects:
             found.append(self._entity(self._stage_entries, key=("Id",)))
         found.append(Entity("owners", "User", tables.OWNERS))
-        found += [self._entity(table) for table in tables.SIMPLE if self.org.describe(table.object) is not None]
+        found += [self._entity(table) for table in tables.SIMPLE if table.object in self.org.objects]
         if self._activity_tables:
             found.append(self._entity(self._activity_tables[0], place=" and ".join(table.object for table in self._activity_tables)))
         optional = (("spend", "Campaign", tables.SPEND), ("quotas", "ForecastingQuota", tables.QUOTAS))
-        found += [Entity(name, thing, columns) for name, thing, columns in optional if self.org.describe(thing) is not None]
+        found += [Entity(name, thing, columns) for name, thing, columns in optional if thing in self.org.objects]
         if self.metadata.currencies:
             found.append(Entity("rates", "CurrencyType", tables.RATES))
         return tuple(found)
@@ -132,7 +132,7 @@ class SalesforceSource:
 
     @cached_property
     def _activity_tables(self) -> tuple[Table, ...]:
-        return tuple(table for table in (tables.TASK, tables.EVENT) if self.org.describe(table.object) is not None)
+        return tuple(table for table in (tables.TASK, tables.EVENT) if table.object in self.org.objects)
 
     def _table(self, entity: str) -> Table:
         if entity == "deals":
@@ -316,7 +316,7 @@ class SalesforceSource:
                     f"{table.object}: hidden from the connected user (field-level security), read as empty: {', '.join(unexpected)}"
                 )
         if name == "deals":
-            unseen = [thing for thing in self._expected() if self.org.describe(thing) is None]
+            unseen = [thing for thing in self._expected() if thing not in self.org.objects]
             found += [f"{thing} is not visible to the connected user; its table is missing" for thing in unseen]
         return tuple(found)
 

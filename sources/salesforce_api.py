@@ -168,15 +168,16 @@ class Org:
 
     # ── what there is ─────────────────────────────────────────────────────────────────────────────
 
+    @cached_property
+    def objects(self) -> frozenset[str]:
+        """The objects the user may see."""
+        return frozenset(one["name"] for one in self.get("/sobjects")["sobjects"])
+
     def _describe(self, name: str) -> dict[str, str] | None:
         """Fields the user may see and their types; None when the object is not there for this user."""
-        try:
-            about = self.get(f"/sobjects/{name}/describe")
-        except Refused as refused:
-            if refused.status in (400, 404):
-                return None
-            raise
-        return {field["name"]: field["type"] for field in about["fields"]}
+        if name not in self.objects:
+            return None
+        return {field["name"]: field["type"] for field in self.get(f"/sobjects/{name}/describe")["fields"]}
 
     def versions(self) -> list[str]:
         """API versions the org speaks, oldest first; costs no call of the budget."""

@@ -96,7 +96,7 @@ class Metadata:
             manager, role = row.pop("Manager", None), row.pop("UserRole", None)
             blank = dict.fromkeys(("Email", "Department", "Division"))
             yield {**blank, **row, "Manager": manager and manager["Name"], "Role": role and role["Name"]}
-        if self._org.describe("Group") is not None:
+        if "Group" in self._org.objects:
             yield from self._org.rows("SELECT Id, Name FROM Group WHERE Type = 'Queue' ORDER BY Id")
 
     def spend(self) -> Iterator[Record]:
@@ -144,7 +144,7 @@ class Metadata:
     def rate_rows(self) -> list[Record]:
         """Into the corporate currency. Salesforce counts units of the currency per corporate unit; dated rates where the org has them."""
         rows = [{**row, "StartDate": FIRST_DAY} for row in self.currencies]
-        if self._org.describe("DatedConversionRate") is not None:
+        if "DatedConversionRate" in self._org.objects:
             try:
                 soql = "SELECT IsoCode, StartDate, ConversionRate, SystemModstamp FROM DatedConversionRate ORDER BY IsoCode, StartDate"
                 dated = list(self._org.rows(soql))

@@ -91,7 +91,7 @@ def query(
         {
             "field": {"fieldCaption": _known(known, what, caption, by_name=by_name)},
             "filterType": "SET",
-            "values": list(values),
+            "values": [_json(value) for value in values],
             "exclude": False,
         }
         for caption, values in filters.items()
@@ -100,7 +100,7 @@ def query(
     if sets:
         body["filters"] = sets
     if parameters:
-        body["parameters"] = [{"parameterCaption": name, "value": value} for name, value in parameters.items()]
+        body["parameters"] = [{"parameterCaption": name, "value": _json(value)} for name, value in parameters.items()]
     options: dict[str, Any] = {"returnFormat": "OBJECTS", "disaggregate": not any(function for _, function in chosen)}
     if by_name:
         options["interpretFieldCaptionsAsFieldNames"] = True
@@ -231,6 +231,10 @@ def _typed(found: Sequence[Mapping[str, Any]], schema: pa.Schema, what: str) -> 
         )
     except (KeyError, ValueError, TypeError, pa.ArrowException) as error:
         raise SourceError(f"{what}: a row does not fit what Tableau says of its fields: {str(error)[:200]}") from error
+
+
+def _json(value: object) -> object:
+    return value.isoformat() if isinstance(value, date) else value
 
 
 def _value(value: Any, kind: pa.DataType) -> Any:

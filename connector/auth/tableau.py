@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NoReturn, Self, TypeVar, cast
+from typing import Any, Final, Self, TypeVar, cast
 from urllib.parse import urljoin, urlsplit
 from xml.etree.ElementTree import ParseError
 
@@ -40,7 +40,7 @@ from tableauserverclient.server.exceptions import EndpointUnavailableError, Serv
 
 from connector.auth.tokens import SecretFile
 from connector.errors import AuthError, ConfigError, ConnectorError, SourceError, TransientError
-from connector.http import LOST, Session, host
+from connector.http import LOST, Session, host, unanswered
 
 log = logging.getLogger(__name__)
 
@@ -241,7 +241,7 @@ class Connection:
                         file.write(block)
                 except LOST as error:
                     if attempt == DOWNLOADS:
-                        self._lost(f"{self.place}: {what}", error)
+                        raise unanswered(f"{self.place}: {what}", error) from error
                 else:
                     return
             self.session.retries += 1
@@ -347,18 +347,7 @@ class Connection:
                 remedy="check `server` (no path, https) and any proxy or single sign-on",
             ) from error
         except requests.RequestException as error:
-            self._lost(place, error)
-
-    def _lost(self, place: str, error: requests.RequestException) -> NoReturn:
-        if isinstance(error, requests.exceptions.SSLError):
-            raise ConfigError(
-                f"{place}: the server's certificate is not trusted", remedy="name the issuing authority's file in ca_bundle"
-            ) from error
-        if isinstance(error, LOST):
-            raise TransientError(
-                f"{place}: no answer ({type(error).__name__})", remedy="check the address and the network; the next run tries again"
-            ) from error
-        raise ConfigError(f"{place}: not a usable address ({type(error).__name__})") from error
+            raise unanswered(place, error) from error
 
     def error(self, what: str, refusal: Refused) -> ConnectorError:
         """The error a refusal becomes where its code says nothing special."""

@@ -18,7 +18,7 @@ Row = dict[str, Any]
 def write_csv(company: Company, folder: Path) -> dict[str, int]:
     """Write every table into `folder` as `<name>.csv`; rows per file."""
     folder.mkdir(parents=True, exist_ok=True)
-    counts = {}
+    counts: dict[str, int] = {}
     for name, rows in tables(company).items():
         with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
             writer: csv.DictWriter[str] | None = None

@@ -16,6 +16,7 @@ from sinks.excel.strings import SharedStrings
 
 SAMPLE: Final = 64  # rows that decide a column's usual format and formula
 _ATTRIBUTE: Final = re.compile(rb"""(\s([\w.:-]+)\s*=\s*("[^"]*"|'[^']*'))""")
+_HIDDEN: Final = re.compile(rb"""\shidden\s*=\s*["'][^"']*["']""")
 _NOT_KEPT: Final = (b"r", b"spans")
 
 #: of a run of whole rows, the index and text of those that are not plain
@@ -122,6 +123,8 @@ class Region:
         self.carried: dict[str, deque[Carried]] = {}
         self.styles: dict[int, int] = {}
         self.formulas: dict[int, str] = {}
+        #: columns whose usual formula is an array formula: what their cells say about it
+        self.arrays: dict[int, bytes] = {}
         self.blocked_below: list[str] = []
         self.blocked_right: list[str] = []
         self.has_formulas = False
@@ -220,6 +223,8 @@ class Region:
                 styles.setdefault(cell.column, Counter())[cell.style] += 1
                 if cell.formula:
                     formulas.setdefault(cell.column, Counter())[self._normal(cell, row.number)] += 1
+                    if cell.formula.kind == "array":
+                        self.arrays[cell.column] = cell.dynamic
         self.styles = {column: counts.most_common(1)[0][0] for column, counts in styles.items()}
         for slot in self.place.theirs:
             counts = formulas.get(slot.place)
@@ -243,6 +248,8 @@ class Region:
         """One row of data: remember what does not come from us."""
         place = self.place
         attributes = row_attributes(row.tag)
+        if not self.key_places:  # without a key nobody knows which row was meant to be hidden
+            attributes = _HIDDEN.sub(b"", attributes)
         self.ends_plainly = row.number == place.last and row.tag.startswith(f'<{self.lead}row r="{place.last}"'.encode())
         reader.keep_row(row)
         cells = cells if cells is not None else reader.cells(row)
@@ -307,7 +314,7 @@ def row_attributes(tag: bytes) -> bytes:
     for value, decided in ((b"ht", b"customHeight"), (b"s", b"customFormat")):
         if decided not in found:
             found.pop(value, None)
-    return b"".join(text for name, text in found.items() if not name.endswith(b":dyDescent"))
+    return b"".join(text for name, text in found.items() if b":" not in name)
 
 
 def key_text(value: float | str | bool | None) -> str:

@@ -158,23 +158,30 @@ class Composer:
         style = self._styles.get(slot.place, 0)
         if formula is not None:
             formula = self._move.own(formula)
-        fixed = formula is None or carried(formula, 1, self._place.first, self._place.new_last) == formula
+        array = self._region.arrays.get(slot.place)
+        fixed = formula is None or (array is None and carried(formula, 1, self._place.first, self._place.new_last) == formula)
         usual = pa.nulls(len(numbers), pa.string())
         if formula is not None and fixed:
             usual = pa.array([self._formula_tail(formula)] * len(numbers), pa.string())
         elif formula is not None:
             start, last = self._place.first, self._place.new_last
-            texts = [carried(formula, first + at - start, start, last) for at in range(len(numbers))]
-            usual = pa.array([self._formula_tail(text) for text in texts], pa.string())
+            texts = [carried(formula, row - start, start, last) for row in range(first, first + len(numbers))]
+            if array is None:
+                usual = pa.array([self._formula_tail(text) for text in texts], pa.string())
+            else:
+                lead = array.decode()
+                name = letters(slot.place)
+                marks = (f' t="array" ref="{name}{row}"' for row in range(first, first + len(numbers)))
+                usual = pa.array([lead + self._formula_tail(text, mark) for text, mark in zip(texts, marks, strict=True)], pa.string())
         pieces = cell_pieces(self._lead, slot.place, style, numbers, usual)
         if not any(slot.place in row.cells for row in rows):
             return pieces
         own = pa.array([self._cell(row, slot.place, first + at) if slot.place in row.cells else None for at, row in enumerate(rows)])
         return [pc.coalesce(own.cast(pa.string()), joined(pieces, len(numbers)))]
 
-    def _formula_tail(self, formula: str) -> str:
+    def _formula_tail(self, formula: str, attributes: str = "") -> str:
         text = escaped(formula).decode()
-        return f"><{self._lead}f>{text}</{self._lead}f></{self._lead}c>"
+        return f"><{self._lead}f{attributes}>{text}</{self._lead}f></{self._lead}c>"
 
     def _cell(self, row: Carried, place: int, new_row: int) -> str:
         """A carried cell in its new row; a formula goes along without the value it had."""
@@ -207,6 +214,7 @@ def moved_cell(cell: Cell, row: int, new_row: int, region: Region, move: Move) -
     if formula.kind == "array":
         opening = b"<" + lead + b'f t="array" ref="%s%d">' % (letters(cell.column).encode(), new_row)
     style = b' s="%d"' % cell.style if cell.style else b""
+    style += cell.dynamic if formula.kind == "array" else b""
     return Cell(cell.column, style, opening + escaped(text) + b"</" + lead + b"f>", lead).at(new_row)
 
 

@@ -70,6 +70,12 @@ class Cell:
         return found[1].decode() if found else "n"
 
     @property
+    def dynamic(self) -> bytes:
+        """What marks a formula as one of today's array formulas (`cm`); without it Excel would show the older kind."""
+        found = re.search(rb"""\scm\s*=\s*["'][0-9]{1,9}["']""", self.attributes)
+        return found[0] if found else b""
+
+    @property
     def blank(self) -> bool:
         """Nothing but formatting. An empty text counts as blank: it shows nothing."""
         return not re.search(rb"<(?:[\w.-]+:)?(?:v|f|is)\b", self.content)

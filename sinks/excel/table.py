@@ -71,6 +71,7 @@ class Table:
         bottom = move.new_end
         top = self.area.top
         edits.set(self._root, "ref", Area(top, self.area.left, bottom, right).span)
+        edits.set(self._root, "insertRow", None)  # Excel's blank row of a table that had no data
         for element in self._root.walk():
             if element.name in ("autoFilter", "sortState", "sortCondition") and element.get("ref"):
                 area = Area.read(element.get("ref"))

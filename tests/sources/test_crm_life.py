@@ -58,7 +58,7 @@ class Taking:
             self.marks = {(self.name, name): one.mark for name, one in taken.items()}
             self.previous = snapshot
         self.modes = {name: one.report["mode"] for name, one in taken.items()}
-        tables = {name: pq.read_table(snapshot / self.name / f"{name}.parquet").to_pylist() for name in taken}
+        tables = {name: pq.read_table(next(snapshot.rglob(f"{self.name}/{name}.parquet"))).to_pylist() for name in taken}
         deals = {row["deal_id"] for row in tables["deals"]}
         for row in (*tables["leads"], *tables["activities"]):  # HubSpot: an association that goes with its deal moves no stamp
             if row["deal_id"] not in deals:

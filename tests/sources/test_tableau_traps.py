@@ -4,6 +4,8 @@ The tests of views, dashboards, filters, empty results, Measure Names, totals an
 """
 
 import contextlib
+import subprocess
+import sys
 import tracemalloc
 from datetime import timedelta
 
@@ -13,6 +15,7 @@ import tableauserverclient as tsc
 
 from connector.api import Since
 from connector.auth.tableau import Connection
+from connector.auth.tokens import SecretFile
 from connector.errors import AuthError, ConfigError, SourceError, TransientError
 from connector.http import Session
 from connector.sandbox.server import serve
@@ -210,6 +213,53 @@ def test_a_token_that_somebody_else_uses_is_said_and_tried_later(running):
         read(running)
     assert "token of its own" in error.value.remedy
     assert len(running.asked("signin")) == 2
+
+
+ANOTHER = """
+import sys
+from pathlib import Path
+from connector.api import Since
+from connector.http import Session
+from sources.tableau import TableauConfig, TableauSource
+url, folder = sys.argv[1:]
+views = [{"view": f"Book/View {number}", "table": f"t{number}"} for number in range(3)]
+config = TableauConfig(base_url=url, site="sales", token={"name": "connector", "secret": "sandbox-secret"}, views=views)
+source = TableauSource(config, Session(folder=Path(folder)))
+for entity in source.entities():
+    assert list(source.read(entity, Since()))
+"""
+
+
+def test_runs_that_share_a_token_take_turns(running, tmp_path):
+    """Without turns they end each other's sessions, and a third of their reads fail."""
+    running.faults.add("", latency=0.02, times=None)
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", ANOTHER, running.url("tableau"), str(tmp_path / "plugins" / name / "source-0")]
+        )
+        for name in ("first", "second", "third")
+    ]
+    assert [run.wait(60) for run in runs] == [0, 0, 0]
+    assert len(running.asked("signin")) == len(running.asked("signout")) == 3
+
+
+def test_a_turn_that_does_not_come_is_tried_later(running, tmp_path):
+    folder = tmp_path / "plugins" / "flow" / "source-0"
+    config = TableauConfig(
+        base_url=running.url("tableau"), site="sales", token=PAT, max_wait=5, views=[{"view": "Book/View 1", "table": "t"}]
+    )
+    slept = []
+
+    def read():
+        source = TableauSource(config, Session(config.network(), folder=folder, sleep=slept.append))
+        return list(source.read(source.entities()[0], Since()))
+
+    assert read()
+    (lock,) = (tmp_path / "plugins").glob("*.lock")
+    with SecretFile(lock.with_suffix("")).locked(), pytest.raises(TransientError, match="another process is using token"):
+        read()
+    assert 5 <= sum(slept) < 6
+    assert read()
 
 
 def test_an_answer_that_breaks_off_is_asked_for_again(running, site):

@@ -147,6 +147,11 @@ class TestVizQL:
         assert {row["Region"] for row in got} == {"Germany", "France"}
         assert json.loads(running.asked("query-datasource")[0].body)["query"]["parameters"] == [{"parameterCaption": "P", "value": 3}]
 
+    def test_dates_in_filters(self, running, company):
+        day = next(deal["expected_close_date"] for deal in export.tables(company)["deals"])
+        got = read(running, datasource="Pipeline", mode="vds", columns=["Close Date"], filters={"Close Date": day})
+        assert {row["Close Date"] for row in got} == {day}
+
     @pytest.mark.parametrize("spec", [{"columns": ["Amuont"]}, {"filters": {"Amuont": 1}}])
     def test_an_unknown_field_is_named_with_its_neighbour(self, running, spec):
         with pytest.raises(SourceError, match="did you mean 'Amount'"):
