@@ -23,7 +23,7 @@ demo: $(STAMP) ## The product on a generated sales team; leaves a workbook in de
 	@$(BIN)/connector demo --out demo
 
 test: $(STAMP) ## The tests
-	@$(BIN)/python -m pytest -q -n auto --dist loadscope -m 'not soak'
+	@$(BIN)/python -m pytest -q -n auto -m 'not soak'
 
 check: $(STAMP) ## Lint, types, import rules, generated files up to date
 	@$(BIN)/ruff check .

@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 
-NAMES = ("excel", "pipeline", "metrics")
+NAMES = ("excel", "pipeline", "metrics", "crm", "tableau")
 
 
 def main() -> None:

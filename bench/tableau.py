@@ -79,7 +79,7 @@ from pathlib import Path
 from connector.api import Output
 from sinks import tableau_hyper
 def read():
-    return pa.ipc.open_stream(pa.memory_map(argument["file"]))
+    return pa.ipc.open_stream(pa.OSFile(argument["file"]))
 with read() as reader:
     schema = reader.schema
 written = tableau_hyper.write(Output("t", schema, argument["rows"], read), "t", Path(argument["folder"], "t.parquet"))
@@ -89,7 +89,7 @@ rows = written.rows
 INSERTER = """
 import pyarrow as pa, pyarrow.ipc
 from tableauhyperapi import Connection, CreateMode, HyperProcess, Inserter, SqlType, TableDefinition, TableName, Telemetry
-reader = pa.ipc.open_stream(pa.memory_map(argument["file"]))
+reader = pa.ipc.open_stream(pa.OSFile(argument["file"]))
 def kind(type):
     if pa.types.is_integer(type): return SqlType.big_int()
     if pa.types.is_floating(type): return SqlType.double()

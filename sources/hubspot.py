@@ -6,11 +6,13 @@ changed. Deleted and merged records come as ids to remove, from the archive, whi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
+from http import HTTPStatus
 from itertools import pairwise
 from typing import Any, ClassVar, Final, Literal
 
@@ -27,6 +29,8 @@ from sources import hubspot_tables as tables
 from sources.hubspot_api import HISTORY_PAGE, HOME, LIST_PAGE, Forbidden, Portal, Record, Refused, linked, typed
 from sources.hubspot_history import Histories, Stash
 from sources.hubspot_tables import Stage, Table
+
+log = logging.getLogger(__name__)
 
 WITH_HISTORY: Final = frozenset({"deals", "stage_entries"})
 OVERLAP: Final = timedelta(minutes=10)
@@ -68,6 +72,7 @@ class HubSpotSource:
         token = config.token.get_secret_value() if config.token else self._oauth(config, session)
         self.portal = Portal(session, base_url=config.base_url, token=token, version=config.api_version)
         self._stash: Stash | None = None
+        self._one_by_one = False
         self._special: dict[str, Callable[[], Iterator[Record]]] = {
             "stages": self._stage_records,
             "owners": self._owners,
@@ -260,11 +265,20 @@ class HubSpotSource:
                     break
             return records
 
-        for place, records in enumerate(side_by_side(read, ranges, WORKERS), start=1):
-            yield records, ranges[place:]
+        try:
+            for place, records in enumerate(side_by_side(read, ranges, WORKERS), start=1):
+                yield records, ranges[place:]
+        except Refused as refused:  # a portal that wants no cursor but its own
+            if refused.status != HTTPStatus.BAD_REQUEST or self._one_by_one:
+                raise
+            log.info("%s; reading page after page", refused)
+            self._one_by_one = True
+            yield from self._ranges(name, table, [[0, None]])
 
     def _cut(self, name: str, kind: str, first: int) -> list[list[int | None]]:
         """Ranges of ids beyond `first`, of about as many records each; the last one is open, for what is created meanwhile."""
+        if self._one_by_one:
+            return [[first, None]]
         total, highest = self.portal.extent(kind)
         parts = max(1, -(-total // (self._size(name) * self.pages_per_range)))
         bounds = [first + (highest - first) * part // parts for part in range(parts)]
@@ -276,7 +290,8 @@ class HubSpotSource:
     def _list(self, name: str, table: Table, after: int) -> Iterator[Part]:
         if name == "stage_entries":
             return self.portal.pages("deals", (), after=after, history="dealstage", limit=self._size(name))
-        targets, past = [to for _, to in table.links], "dealstage" if name in WITH_HISTORY else None
+        targets = [to for _, to in table.links if self.portal.properties(to) is not None]
+        past = "dealstage" if name in WITH_HISTORY else None
         return self.portal.pages(table.kind, self._wanted(table), after=after, history=past, associations=targets, limit=self._size(name))
 
     def _changes(self, name: str, since: datetime) -> Iterator[Page]:

@@ -23,6 +23,7 @@ from connector.http import LOST
 from sources.tableau_text import unique
 
 ROWS: Final = 20_000
+BETWEEN: Final = re.compile(r"[\s,]*")
 EVENTS_SINCE: Final = "3.28"  # Tableau 2026.1 sends rows as events, with their number first
 TYPES: Final[Mapping[str, pa.DataType]] = {
     "STRING": pa.string(),
@@ -203,7 +204,8 @@ def _events(response: requests.Response) -> Iterator[tuple[str, Any]]:
 def _from_json(response: requests.Response, what: str) -> Iterator[Mapping[str, Any]]:
     """The objects of `{"data": [...]}` one by one, without holding them all."""
     decoder, text, started = json.JSONDecoder(), "", False
-    for chunk in codecs.iterdecode(response.iter_content(BLOCK), "utf-8"):
+    chunks = codecs.iterdecode(response.iter_content(BLOCK), "utf-8")
+    for chunk in chunks:
         text += chunk
         if not started:
             start = re.search(r'"data"\s*:\s*\[', text)
@@ -212,8 +214,11 @@ def _from_json(response: requests.Response, what: str) -> Iterator[Mapping[str, 
             started, text = True, text[start.end() :]
         at = 0
         while True:
-            at += len(text[at : at + 64]) - len(text[at : at + 64].lstrip(", \r\n\t"))
+            between = BETWEEN.match(text, at)
+            at = between.end() if between else at
             if text.startswith("]", at):
+                if re.search(r'"error"\s*:\s*\{', text[at:] + "".join(chunks)):
+                    raise SourceError(f"{what}: Tableau broke off with an error", remedy="run again; nothing was taken over")
                 return
             try:
                 row, at = decoder.raw_decode(text, at)

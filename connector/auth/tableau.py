@@ -80,8 +80,9 @@ class ConnectedApp(BaseModel):
 
 
 class Access(BaseModel):
-    """The keys of a configuration that say where Tableau is and who signs in."""
+    """The keys of a configuration that say where Tableau is and who signs in; beside those of api.NetworkConfig."""
 
+    base_url: str | None = None
     server: str | None = Field(None, description="Address of Tableau Server or Cloud, e.g. https://eu-west-1a.online.tableau.com.")
     site: str = Field("", description="The site as it stands in addresses after /site/; empty for the default site of a Tableau Server.")
     token: Token | None = Field(None, description="Personal access token: {name, secret}.")
@@ -94,13 +95,13 @@ class Access(BaseModel):
     def _complete(self) -> Self:
         if (self.token is None) == (self.app is None):
             raise ValueError("give either `token: {name, secret}` or `app: {client_id, secret_id, secret, user}`")
-        if self.server is None and getattr(self, "base_url", None) is None:
+        if self.server is None and self.base_url is None:
             raise ValueError("`server` is missing: the address of Tableau, e.g. https://eu-west-1a.online.tableau.com")
         return self
 
     @property
     def address(self) -> str:
-        return str(getattr(self, "base_url", None) or self.server).rstrip("/")
+        return str(self.base_url or self.server).rstrip("/")
 
 
 @dataclass(slots=True)

@@ -22,7 +22,6 @@ from urllib.parse import parse_qsl
 
 from connector.sandbox.company import HOME, Company
 from connector.sandbox.hubspot_objects import (
-    LEAD_STAGES,
     STRIDE,
     TYPES,
     Kind,
@@ -33,11 +32,10 @@ from connector.sandbox.hubspot_objects import (
     number_of,
     owner_id,
     pipeline_id,
-    stage_id,
 )
-from connector.sandbox.records import Owner, Pipeline
+from connector.sandbox.hubspot_search import comparable, error, matches
+from connector.sandbox.hubspot_settings import lead_pipeline, owner, pipeline, properties
 from connector.sandbox.server import Refusal, Request, Response, Route, Service, reply
-from connector.sandbox.words import TEAMS
 
 NAMES: Final = {number: name for name, (number, _) in TYPES.items()} | {name: name for name in TYPES}
 SCOPES: Final = {
@@ -82,6 +80,7 @@ class Setup:
     search_page_size: int = 200
     search_cap: int = 10_000
     index_lag: float = 0
+    own_cursors_only: bool = False
     associations_inline: int = 100
     association_page: int = 500
     archived_days: int = 90
@@ -89,11 +88,6 @@ class Setup:
     searches_per_second: int | None = None
     daily_calls: int | None = None
     retry_after: bool = False
-
-
-def error(status: int, category: str, message: str, **more: Any) -> Response:
-    body = {"status": "error", "message": message, "correlationId": "5a2d0b1c-0000-4000-8000-000000000000", "category": category, **more}
-    return reply(body, status)
 
 
 class HubSpotPortal(Service):
@@ -107,6 +101,7 @@ class HubSpotPortal(Service):
         self.calls = 0
         self.searches = 0
         self.now: Callable[[], datetime] = lambda: company.now
+        self._cursors: set[int] = set()
         self._access: dict[str, datetime] = {}
         self._recent: deque[datetime] = deque()
         self._recent_searches: deque[datetime] = deque()
@@ -258,6 +253,8 @@ class HubSpotPortal(Service):
             raise Refusal(error(400, "VALIDATION_ERROR", f"limit must be at most {50 if history else 100}"))
         limit = min(limit, most)
         after = int(request.query.get("after", "0"))
+        if self.setup.own_cursors_only and after and after not in self._cursors:
+            raise Refusal(error(400, "VALIDATION_ERROR", "The after token is not valid."))
         archived = request.query.get("archived") == "true"
         page: list[Any] = []
         for record in self._from(kind, after):
@@ -270,6 +267,7 @@ class HubSpotPortal(Service):
         answer: dict[str, Any] = {"results": results}
         if more:
             last = results[-1]["id"]
+            self._cursors.add(int(last))
             answer["paging"] = {"next": {"after": last, "link": f"{request.base}{request.path}?after={last}"}}
         return reply(answer)
 
@@ -397,7 +395,7 @@ class HubSpotPortal(Service):
 
     def _matching(self, kind: Kind, groups: Sequence[Mapping[str, Any]], sorts: Sequence[Any]) -> list[Any]:
         visible = self.now() - timedelta(seconds=self.setup.index_lag)
-        tests = [[_filter(kind, one) for one in group["filters"]] for group in groups]
+        tests = [[matches(kind, one) for one in group["filters"]] for group in groups]
         found = [
             record
             for record in kind.records.values()
@@ -407,7 +405,7 @@ class HubSpotPortal(Service):
         ]
         for sort in reversed(sorts):
             name, descending = (sort, False) if isinstance(sort, str) else (sort["propertyName"], sort.get("direction") == "DESCENDING")
-            found.sort(key=lambda record, name=name: _comparable(kind, name, kind.properties[name].value(record)), reverse=descending)
+            found.sort(key=lambda record, name=name: comparable(kind, name, kind.properties[name].value(record)), reverse=descending)
         return found
 
     # ── associations ──────────────────────────────────────────────────────────────────────────────
@@ -462,65 +460,23 @@ class HubSpotPortal(Service):
         if request.query.get("archived") == "true":
             return reply({"results": []})
         if kind == "leads":
-            return reply({"results": [self._lead_pipeline()]})
-        return reply({"results": [self._pipeline(one) for one in self.company.pipelines] if kind == "deals" else []})
+            return reply({"results": [lead_pipeline()]})
+        return reply({"results": [pipeline(one) for one in self.company.pipelines] if kind == "deals" else []})
 
     def pipeline(self, request: Request) -> Response:
         self._kind(request.args["type"])
         found = next((one for one in self.company.pipelines if pipeline_id(one) == request.args["id"]), None)
-        return reply(self._pipeline(found)) if found else Response(404)
-
-    def _pipeline(self, pipeline: Pipeline) -> dict[str, Any]:
-        stamps = {"createdAt": "1970-01-01T00:00:00Z", "updatedAt": instant(pipeline.modified_at), "archived": False}
-        stages = [
-            {
-                "label": stage.label,
-                "displayOrder": stage.order - 1,
-                "metadata": {"isClosed": "true" if stage.closed else "false", "probability": f"{float(stage.probability)}"},
-                "id": stage_id(pipeline, stage.key),
-                "writePermissions": "CRM_PERMISSIONS_ENFORCEMENT",
-                **stamps,
-            }
-            for stage in pipeline.stages
-        ]
-        return {"label": pipeline.label, "displayOrder": pipeline.n - 1, "id": pipeline_id(pipeline), "stages": stages, **stamps}
-
-    def _lead_pipeline(self) -> dict[str, Any]:
-        stages = [
-            {"label": label, "displayOrder": place, "metadata": {"isClosed": "false"}, "id": name, "archived": False}
-            for place, (name, label) in enumerate(LEAD_STAGES.values())
-        ]
-        return {"label": "Lead pipeline", "displayOrder": 0, "id": "lead-pipeline-id", "stages": stages, "archived": False}
+        return reply(pipeline(found)) if found else Response(404)
 
     def properties(self, request: Request) -> Response:
-        kind = self._kind(request.args["type"])
-        return reply(
-            {
-                "results": [
-                    {
-                        "name": name,
-                        "label": name.replace("_", " ").capitalize(),
-                        "type": one.type,
-                        "fieldType": "text",
-                        "options": [
-                            {"label": label, "value": value, "displayOrder": place, "hidden": False}
-                            for place, (value, label) in enumerate(one.options)
-                        ],
-                        "calculated": False,
-                        "archived": False,
-                        "hubspotDefined": not one.custom,
-                    }
-                    for name, one in kind.properties.items()
-                ]
-            }
-        )
+        return reply({"results": properties(self._kind(request.args["type"]))})
 
     def owners(self, request: Request) -> Response:
         self._scope("owners")
         archived = request.query.get("archived") == "true"
         limit, after = min(int(request.query.get("limit", 100)), 500), int(request.query.get("after") or 0)
         every = [one for one in self.company.owners.values() if one.active != archived and int(owner_id(one.n)) > after]
-        answer: dict[str, Any] = {"results": [self._owner(one) for one in every[:limit]]}
+        answer: dict[str, Any] = {"results": [owner(one) for one in every[:limit]]}
         if len(every) > limit:
             answer["paging"] = {"next": {"after": owner_id(every[limit - 1].n)}}
         return reply(answer)
@@ -528,24 +484,7 @@ class HubSpotPortal(Service):
     def owner(self, request: Request) -> Response:
         self._scope("owners")
         found = next((one for one in self.company.owners.values() if owner_id(one.n) == request.args["id"]), None)
-        return reply(self._owner(found)) if found else Response(404)
-
-    def _owner(self, one: Owner) -> dict[str, Any]:
-        user = 8_884_200 + one.n
-        teams = [*TEAMS, "Management"]
-        return {
-            "id": owner_id(one.n),
-            "email": one.email,
-            "type": "PERSON",
-            "firstName": one.first,
-            "lastName": one.last,
-            "userId": user if one.active else None,
-            "userIdIncludingInactive": user,
-            "createdAt": instant(one.created_at),
-            "updatedAt": instant(one.modified_at),
-            "archived": not one.active,
-            "teams": [{"id": str(101 + teams.index(one.team)), "name": one.team, "primary": True}],
-        }
+        return reply(owner(found)) if found else Response(404)
 
     def rates(self, request: Request) -> Response:
         self._scope("currencies")
@@ -598,58 +537,6 @@ def _multiple(raw_query: str) -> dict[str, list[str]]:
     for name, value in parse_qsl(raw_query):
         found.setdefault(name, []).extend(value.split(","))
     return found
-
-
-def _filter(kind: Kind, one: Mapping[str, Any]) -> Callable[[Any], bool]:
-    name, operator = one["propertyName"], one["operator"]
-    if name not in kind.properties:
-        raise Refusal(
-            error(
-                400,
-                "VALIDATION_ERROR",
-                "There was a problem with the request.",
-                errors=[{"message": f"no property {name}", "code": "INVALID_PARAMETER"}],
-            )
-        )
-    get = kind.properties[name].value
-
-    def comparable(value: Any) -> Any:
-        return _comparable(kind, name, value)
-
-    if operator in ("HAS_PROPERTY", "NOT_HAS_PROPERTY"):
-        return lambda record: (get(record) is not None) == (operator == "HAS_PROPERTY")
-    if operator in ("IN", "NOT_IN"):
-        values = {comparable(value) for value in one["values"]}
-        return lambda record: (comparable(get(record)) in values) == (operator == "IN")
-    if operator == "BETWEEN":
-        low, high = comparable(one["value"]), comparable(one["highValue"])
-        return lambda record: get(record) is not None and low <= comparable(get(record)) <= high
-    value = comparable(one.get("value"))
-    tests: dict[str, Callable[[Any], bool]] = {
-        "EQ": lambda found: bool(found == value),
-        "NEQ": lambda found: bool(found != value),
-        "GT": lambda found: bool(found > value),
-        "GTE": lambda found: bool(found >= value),
-        "LT": lambda found: bool(found < value),
-        "LTE": lambda found: bool(found <= value),
-        "CONTAINS_TOKEN": lambda found: str(value[1]).strip("*").casefold() in str(found[1]).casefold(),
-    }
-    if operator not in tests:
-        raise Refusal(error(400, "VALIDATION_ERROR", f"Invalid operator {operator}"))
-    test = tests[operator]
-    return lambda record: get(record) is not None and test(comparable(get(record)))
-
-
-def _comparable(kind: Kind, name: str, value: Any) -> tuple[bool, Any]:
-    """Numbers as numbers, instants as milliseconds; null first."""
-    if value is None:
-        return False, 0
-    what = kind.properties[name].type
-    if what == "number":
-        return True, float(value)
-    if what == "datetime":
-        return True, int(value) if str(value).isdigit() else int(datetime.fromisoformat(str(value)).timestamp() * 1000)
-    return True, str(value).casefold()
 
 
 def _no_association(start: str, to: str, identifier: str) -> dict[str, Any]:

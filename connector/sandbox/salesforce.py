@@ -10,7 +10,6 @@ The server's clock is the company's. What a test may turn is in `Setup`; caps ar
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import re
@@ -23,29 +22,20 @@ from email.utils import format_datetime
 from typing import Any, Final, Literal
 from urllib.parse import urlencode
 
-import jwt
-
 from connector.sandbox.company import Company
+from connector.sandbox.salesforce_grants import App, Grants, basic
 from connector.sandbox.salesforce_objects import Field, SObject, instant, objects, sf_id
 from connector.sandbox.server import Refusal, Request, Response, Route, Service, reply
 from connector.sandbox.soql import Query, SoqlError, parse
 
 VERSIONS: Final = tuple(float(number) for number in range(31, 69))
-JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 LONGEST_REQUEST: Final = 16_384
 
 
 @dataclass(slots=True)
-class Setup:
+class Setup(App):
     """How this org is set up and how far its limits go."""
 
-    client_id: str = "sandbox-client"
-    client_secret: str = "sandbox-secret"  # noqa: S105  everybody may enter the sandbox
-    username: str = "integration@sandbox.example"
-    public_key: str | None = None
-    refresh_token: str = "refresh-0"  # noqa: S105
-    rotate_refresh_tokens: bool = False
-    run_as_user: bool = True
     session_seconds: int = 7_200
     multi_currency: bool = True
     dated_rates: bool = True
@@ -136,8 +126,7 @@ class SalesforceOrg(Service):
         self.jobs: dict[str, Job] = {}
         self._cursors: dict[str, Cursor] = {}
         self._tokens: dict[str, datetime] = {}
-        self._refresh = {self.setup.refresh_token}
-        self._spent: set[str] = set()
+        self.grants = Grants(self.setup, company)
         self._lock = threading.RLock()
         self._numbers = 0
 
@@ -188,11 +177,11 @@ class SalesforceOrg(Service):
         )
 
     def token(self, request: Request) -> Response:
-        form = {**_basic(request.headers.get("Authorization", "")), **request.form()}
+        form = {**basic(request.headers.get("Authorization", "")), **request.form()}
         with self._lock:
             self.logins += 1
             try:
-                extra = self._granted(form)
+                extra = self.grants.granted(form)
             except Refusal as refused:
                 return refused.response
         answer = {
@@ -213,56 +202,6 @@ class SalesforceOrg(Service):
             token = f"00DHs!AQ.sandbox.{self._numbers}"
             self._tokens[token] = self.company.now + timedelta(seconds=self.setup.session_seconds)
         return token
-
-    def _granted(self, form: Mapping[str, str]) -> dict[str, str]:
-        """What a grant adds to the answer. Raises Refusal in OAuth's own words."""
-        grant = form.get("grant_type")
-        if form.get("client_id") != self.setup.client_id and grant != JWT_BEARER:
-            raise _denied("invalid_client_id", "client identifier invalid", 400)
-        if grant == "client_credentials":
-            if form.get("client_secret") != self.setup.client_secret:
-                raise _denied("invalid_client", "invalid client credentials", 401)
-            if not self.setup.run_as_user:
-                raise _denied("invalid_grant", "no client credentials user enabled")
-            return {"scope": "api"}
-        if grant == JWT_BEARER:
-            self._check_assertion(form.get("assertion", ""))
-            return {"scope": "api"}
-        if grant == "refresh_token":
-            return self._refreshed(form.get("refresh_token", ""))
-        raise _denied("unsupported_grant_type", "grant type not supported")
-
-    def _check_assertion(self, assertion: str) -> None:
-        now = self.company.now.timestamp()
-        try:
-            claims = jwt.decode(
-                assertion,
-                self.setup.public_key or "",
-                ["RS256"],
-                audience=["https://login.salesforce.com", "https://test.salesforce.com"],
-                options={"verify_exp": False, "verify_iat": False},
-            )
-        except jwt.InvalidAudienceError as error:
-            raise _denied("invalid_grant", "audience is invalid") from error
-        except (jwt.PyJWTError, ValueError) as error:
-            raise _denied("invalid_grant", "invalid assertion") from error
-        if claims.get("iss") != self.setup.client_id or claims.get("sub") != self.setup.username:
-            raise _denied("invalid_grant", "user hasn't approved this consumer")
-        if not now < float(claims.get("exp", 0)) <= now + 300:
-            raise _denied("invalid_grant", "expired authorization code")
-
-    def _refreshed(self, given: str) -> dict[str, str]:
-        if given in self._spent:  # reuse of a rotated token revokes the whole grant
-            self._refresh.clear()
-        if given not in self._refresh:
-            raise _denied("invalid_grant", "expired access/refresh token")
-        if not self.setup.rotate_refresh_tokens:
-            return {}
-        self._refresh.discard(given)
-        self._spent.add(given)
-        fresh = f"refresh-{len(self._spent)}"
-        self._refresh.add(fresh)
-        return {"refresh_token": fresh}
 
     def _guarded(self, handler: Callable[[Request], Response]) -> Callable[[Request], Response]:
         """A live session, a version that exists, and calls left today."""
@@ -571,19 +510,6 @@ class SalesforceOrg(Service):
         if job is None:
             raise refusal(404, "NOT_FOUND", "The requested resource does not exist")
         return job
-
-
-def _basic(header: str) -> dict[str, str]:
-    """The app's credentials where they come as HTTP Basic instead of in the form."""
-    scheme, _, text = header.partition(" ")
-    if scheme != "Basic":
-        return {}
-    client_id, _, secret = base64.b64decode(text).decode().partition(":")
-    return {"client_id": client_id, "client_secret": secret}
-
-
-def _denied(error: str, description: str, status: int = 400) -> Refusal:
-    return Refusal(reply({"error": error, "error_description": description}, status))
 
 
 def _deleted_at(row: Any) -> datetime | None:

@@ -205,7 +205,7 @@ class Region:
     def _note_formulas(self, cells: Sequence[Cell], row: int) -> None:
         for cell in cells:
             formula = cell.formula
-            if formula:
+            if formula is not None:
                 self.has_formulas = True
                 if formula.kind == "shared" and formula.text and formula.group is not None:
                     self.masters[formula.group] = (row, cell.column, formula.text)
@@ -253,10 +253,11 @@ class Region:
         self.ends_plainly = row.number == place.last and row.tag.startswith(f'<{self.lead}row r="{place.last}"'.encode())
         reader.keep_row(row)
         cells = cells if cells is not None else reader.cells(row)
-        self._set_beside(row.number, cells)
+        if cells and (cells[0].column < place.left or cells[-1].column > place.right):
+            self._set_beside(row.number, cells)
+            self._block_right(row.number, cells)
         self._note_formulas(cells, row.number)
         inside = {cell.column: cell for cell in cells if place.left <= cell.column <= place.right}
-        self._block_right(row.number, cells)
         if not self._carries:
             return
         kept: dict[int, Cell] = {}

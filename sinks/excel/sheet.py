@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from xml.parsers import expat
 from xml.sax.saxutils import unescape
@@ -24,6 +25,14 @@ _ENTITIES: Final = {"&quot;": '"', "&apos;": "'"}
 _ROW_NUMBER: Final = re.compile(rb"""\sr\s*=\s*["']([0-9]{1,7})["']""")
 _TAG_END: Final = re.compile(rb"""(?:[^>"']|"[^"]*"|'[^']*')*>""")
 _SPACE: Final = re.compile(rb"[ \t\r\n]*")
+_VALUES: Final = (b"<v>", b"<is>")
+_CONTENT: Final = re.compile(rb"<(?:[\w.-]+:)?(?:v|f|is)\b")
+_VALUE: Final = re.compile(rb"<(?:[\w.-]+:)?v(?:\s[^>]*)?>(.*?)</", re.DOTALL)
+_FORMULA: Final = re.compile(rb"""<(?:[\w.-]+:)?f((?:\s(?:[^>"']|"[^"]*"|'[^']*')*?)?)(?:/>|>(.*?)</)""", re.DOTALL)
+_STYLE: Final = re.compile(rb"""\ss\s*=\s*["']([0-9]{1,9})["']""")
+_KIND: Final = re.compile(rb"""\st\s*=\s*["'](\w+)["']""")
+_GROUP: Final = re.compile(rb"""\ssi\s*=\s*["']([0-9]{1,9})["']""")
+_DYNAMIC: Final = re.compile(rb"""\scm\s*=\s*["'][0-9]{1,9}["']""")
 _NUMBER_REFERENCE: Final = re.compile(r"&#(?:x([0-9A-Fa-f]+)|([0-9]+));")
 
 
@@ -50,7 +59,7 @@ class Block:
     text: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Cell:
     """A cell as it stands: its column, the attributes of its tag without `r`, and what is inside."""
 
@@ -61,32 +70,31 @@ class Cell:
 
     @property
     def style(self) -> int:
-        found = re.search(rb"""\ss\s*=\s*["']([0-9]{1,9})["']""", self.attributes)
-        return int(found[1]) if found else 0
+        return _style(self.attributes)
 
     @property
     def type(self) -> str:
-        found = re.search(rb"""\st\s*=\s*["'](\w+)["']""", self.attributes)
-        return found[1].decode() if found else "n"
+        return _type(self.attributes)
 
     @property
     def dynamic(self) -> bytes:
         """What marks a formula as one of today's array formulas (`cm`); without it Excel would show the older kind."""
-        found = re.search(rb"""\scm\s*=\s*["'][0-9]{1,9}["']""", self.attributes)
+        found = _DYNAMIC.search(self.attributes)
         return found[0] if found else b""
 
     @property
     def blank(self) -> bool:
-        """Nothing but formatting. An empty text counts as blank: it shows nothing."""
-        return not re.search(rb"<(?:[\w.-]+:)?(?:v|f|is)\b", self.content)
+        """Nothing but formatting."""
+        return not self.content or not _CONTENT.search(self.content)
 
     @property
     def formula(self) -> Formula | None:
-        found = re.search(rb"""<(?:[\w.-]+:)?f((?:\s(?:[^>"']|"[^"]*"|'[^']*')*?)?)(?:/>|>(.*?)</)""", self.content, re.DOTALL)
+        if not self.content or self.content.startswith(_VALUES):  # a formula comes first
+            return None
+        found = _FORMULA.search(self.content)
         if not found:
             return None
-        kind = re.search(rb"""\st\s*=\s*["'](\w+)["']""", found[1])
-        group = re.search(rb"""\ssi\s*=\s*["']([0-9]{1,9})["']""", found[1])
+        kind, group = _KIND.search(found[1]), _GROUP.search(found[1])
         return Formula(plain(found[2] or b""), kind[1].decode() if kind else "normal", int(group[1]) if group else None, found[1])
 
     def value(self, strings: SharedStrings) -> float | str | bool | None:
@@ -94,7 +102,7 @@ class Cell:
         kind = self.type
         if kind == "inlineStr":
             return unescaped("".join(plain(text) for text in _texts(self.content))) or None
-        found = re.search(rb"<(?:[\w.-]+:)?v(?:\s[^>]*)?>(.*?)</", self.content, re.DOTALL)
+        found = _VALUE.search(self.content)
         if not found or not found[1]:
             return None
         text = plain(found[1])
@@ -114,6 +122,18 @@ class Cell:
         place = f"{letters(column or self.column)}{row}".encode()
         start = b"<" + self.lead + b'c r="' + place + b'"' + self.attributes
         return start + b"/>" if not self.content else start + b">" + self.content + b"</" + self.lead + b"c>"
+
+
+@lru_cache(maxsize=4096)
+def _style(attributes: bytes) -> int:
+    found = _STYLE.search(attributes)
+    return int(found[1]) if found else 0
+
+
+@lru_cache(maxsize=4096)
+def _type(attributes: bytes) -> str:
+    found = _KIND.search(attributes)
+    return found[1].decode() if found else "n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,27 +358,43 @@ class SheetReader:
         """A row's cells, in order; columns nobody wrote down are counted."""
         found = []
         previous = 0
-        for match in _cell_pattern(self.lead).finditer(row.content):
-            place = _CELL_PLACE.search(match[1])
-            column = number(place[2].decode()) if place else previous + 1
+        lead = self.lead
+        for name, attributes, content in _cell_pattern(lead).findall(row.content):
+            if name:
+                column = _number(name)
+            else:
+                column, attributes = _elsewhere(attributes, previous + 1)  # noqa: PLW2901 - without the place
             if not previous < column <= COLUMNS:
                 raise damaged(self._part, f"the cells of row {row.number} are out of order")
-            attributes = match[1][: place.start()] + match[1][place.end() :] if place else match[1]
-            found.append(Cell(column, attributes.rstrip(), match[2] or b"", self.lead))
+            found.append(Cell(column, attributes, content, lead))
             previous = column
         return found
 
 
-_CELL_PLACE: Final = re.compile(rb"""\s(r)\s*=\s*["']([A-Za-z]{1,3})[0-9]{1,7}["']""")
-_PATTERNS: Final[dict[bytes, re.Pattern[bytes]]] = {}
+_CELL_PLACE: Final = re.compile(rb"""\sr\s*=\s*["']([A-Za-z]{1,3})[0-9]{1,7}["']""")
 
 
+@lru_cache(maxsize=64)
 def _cell_pattern(lead: bytes) -> re.Pattern[bytes]:
-    if lead not in _PATTERNS:
-        name = re.escape(lead + b"c")
-        attributes = rb"""((?:\s(?:[^>"']|"[^"]*"|'[^']*')*?)?)"""
-        _PATTERNS[lead] = re.compile(rb"<" + name + attributes + rb"(?:/>|>(.*?)</" + name + rb"\s*>)", re.DOTALL)
-    return _PATTERNS[lead]
+    """A cell: its column where that is said first, its other attributes, its content."""
+    name = re.escape(lead + b"c")
+    attributes = rb"""((?:\s(?:[^>"']|"[^"]*"|'[^']*')*?)?)"""
+    return re.compile(
+        rb"<" + name + rb"""(?: r="([A-Z]{1,3})[0-9]{1,7}")?""" + attributes + rb"\s*(?:/>|>(.*?)</" + name + rb"\s*>)", re.DOTALL
+    )
+
+
+@lru_cache(maxsize=COLUMNS)
+def _number(column: bytes) -> int:
+    return number(column.decode())
+
+
+def _elsewhere(attributes: bytes, following: int) -> tuple[int, bytes]:
+    """The column of a cell that does not say it first, or not at all; and its other attributes."""
+    place = _CELL_PLACE.search(attributes)
+    if place is None:
+        return following, attributes
+    return number(place[1].decode()), attributes[: place.start()] + attributes[place.end() :]
 
 
 def _texts(content: bytes) -> list[bytes]:

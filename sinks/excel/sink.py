@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -121,6 +122,12 @@ class ExcelSink:
             changes = create(result, jobs, options, self._template()) if version is None else refresh(current, result, jobs, options)
         except TargetError as error:
             raise TargetError(f"{self._drive.name()}: {error}", remedy=error.remedy) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise TargetError(
+                f"{self._drive.name()}: no space left in {scratch.parent} to write it", remedy="free space, or set TMPDIR"
+            ) from error
         if version is not None and changes.unchanged:
             return self._receipt("unchanged", changes, version, version, "every cell already holds its value")
         size = result.stat().st_size

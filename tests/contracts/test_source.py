@@ -5,9 +5,11 @@ A case is a world in which the source works, a way to change that world, and a w
 
 import csv
 import inspect
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +51,15 @@ class Case:
         return Session(Network(max_wait=1), attempts=2, folder=folder, sleep=self.slept.append, jitter=lambda: 0.0, **more)
 
 
+@cache
+def company_as_bytes() -> bytes:
+    return pickle.dumps(Company.generate(seed=5, deals=40, days=200))
+
+
 def a_company() -> Company:
-    return Company.generate(seed=5, deals=60, days=200)
+    """Always the same one, quicker to copy than to make."""
+    company: Company = pickle.loads(company_as_bytes())
+    return company
 
 
 def edit(company: Company) -> str:
@@ -162,12 +171,18 @@ class Read:
     full: bool
 
 
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("engine")
+    return DuckDB(folders=[folder]), folder
+
+
 @pytest.fixture
-def read(case, tmp_path):
-    engine = DuckDB(folders=[tmp_path])
+def read(case, bench):
+    engine, folder = bench
 
     def read(source: Any, entity: Entity, since: str | None = None) -> Read:
-        with normalise(entity, source.read(entity, Since(since)), engine=engine, scratch=tmp_path / "scratch") as result:
+        with normalise(entity, source.read(entity, Since(since)), engine=engine, scratch=folder) as result:
             rows = [row for batch in result.batches() for row in batch.to_pylist()]
             return Read(rows, result.removed, result.watermark, result.unchanged, result.full)
 

@@ -31,13 +31,21 @@ HEAD = "Id,Owner,Status,Amount,Created,Closed\n"
 GOOD = HEAD + "D-1,Ana,won,100.50,2026-01-02,2026-01-22\nD-2,Bo,open,70,2026-02-10,\n"
 
 
-@pytest.fixture
-def place(workplace):
-    """A flow that has run once, so that there is a workbook to leave alone."""
-    configure(workplace)
-    workplace.write("deals.csv", GOOD)
-    done = workplace.connector("run", "pipeline", "--at", "2026-03-02")
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory, new_workplace):
+    """A folder in which a flow has run once."""
+    place = new_workplace(tmp_path_factory.mktemp("first"))
+    configure(place)
+    place.write("deals.csv", GOOD)
+    done = place.connector("run", "pipeline", "--at", "2026-03-02")
     assert done.code == 0, done.err
+    return place.folder
+
+
+@pytest.fixture
+def place(workplace, first_run):
+    """The same, for one test alone: there is a workbook to leave alone."""
+    shutil.copytree(first_run, workplace.folder, dirs_exist_ok=True)
     return workplace
 
 

@@ -17,7 +17,7 @@ BANT = ("budget", "authority", "need", "timing")
 @pytest.fixture(scope="module")
 def company():
     """Without merged deals, whose histories HubSpot mixes, and without leads whose deal is gone, which HubSpot forgets."""
-    made = Company.generate(seed=21, deals=250, days=500)
+    made = Company.generate(seed=21, deals=120, days=450)
     for winner in list(made.absorbed):
         made.delete(made.deals[winner])
     for lead in made.leads.values():

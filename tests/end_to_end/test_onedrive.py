@@ -129,6 +129,9 @@ def test_while_it_is_open_the_table_is_edited_inside_it(place, cloud):
     done = run(place)
     assert done.code == 0, done.err
     assert "inside the workbook" in done.manifest["sinks"][0]["why"]
+    cloud.user_drive.close_in_excel(item(cloud))
+    cloud.clock.sleep(600)
+    cloud.workbooks.look(item(cloud))  # the service saves when everybody has gone
     assert rows(stored(cloud))[1:] == [["00017", "=Ana", 100.5], ["D-2", "Bo", 71], ["D-3", "@Cy", 5]]
 
 

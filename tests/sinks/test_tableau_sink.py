@@ -345,7 +345,6 @@ class TestUpsert:
         first, second, *_ = (logged.headers["requestid"] for logged in office.running.asked("PATCH"))
         assert first == second
 
-
     def test_a_batch_that_failed_is_forgotten_and_sent_anew(self, office):
         office.write(output(DEALS, key=("deal_id",)), **self.CONFIG)
         changed = with_rows({"deal_id": "D9", "name": "new"}, without=("D2",))

@@ -73,6 +73,20 @@ class Crm:
             rows = [row for batch in result.batches() for row in batch.to_pylist()]
             return Reading(rows, result.removed, result.watermark, result.warnings, result.full)
 
+    def mark(self) -> str:
+        """The watermark of a read that began just now."""
+        return f"{self.company.now:%Y-%m-%dT%H:%M:%SZ}"
+
+    def ids(self, name, since=None, *, source=None, **config) -> set[str]:
+        """Ids a read gives, without the trouble of normalising them."""
+        source = source or self.source(**config)
+        pages = list(source.read(self.entity(source, name), Since(since)))
+        return {record.get("Id") or record["id"] for page in pages for record in page.records}
+
+    def removed(self, name, since) -> set[str]:
+        source = self.source()
+        return {one for page in source.read(self.entity(source, name), Since(since)) for one in page.removed}
+
     def asked(self, pattern):
         return self.running.asked(pattern)
 

@@ -29,8 +29,8 @@ def shown(row):
 class Taking:
     """A source read run after run, as a flow does it: marks and snapshots of one run are the base of the next."""
 
-    def __init__(self, folder, make, name, company):
-        self.folder, self.make, self.name, self.company = folder, make, name, company
+    def __init__(self, folder, make, name, company, only):
+        self.folder, self.make, self.name, self.company, self.only = folder, make, name, company, only
         self.marks, self.previous, self.runs = {}, None, 0
         self.skew = timedelta()
 
@@ -53,14 +53,19 @@ class Taking:
             progress=lambda what, done, total: None,
             now=lambda: self.company.now,
         )
-        taken = {entity.name: intake.take(named, entity) for entity in named.source.entities()}
+        taken = {
+            entity.name: intake.take(named, entity) for entity in named.source.entities() if self.only is None or entity.name in self.only
+        }
         if keep:
             self.marks = {(self.name, name): one.mark for name, one in taken.items()}
             self.previous = snapshot
         self.modes = {name: one.report["mode"] for name, one in taken.items()}
         tables = {name: pq.read_table(next(snapshot.rglob(f"{self.name}/{name}.parquet"))).to_pylist() for name in taken}
         deals = {row["deal_id"] for row in tables["deals"]}
-        for row in (*tables["leads"], *tables["activities"]):  # HubSpot: an association that goes with its deal moves no stamp
+        for row in (
+            *tables.get("leads", ()),
+            *tables.get("activities", ()),
+        ):  # HubSpot: an association that goes with its deal moves no stamp
             if row["deal_id"] not in deals:
                 row.update({"deal_id": None, "converted_at": None} if "converted_at" in row else {"deal_id": None})
         return {name: sorted(map(shown, rows)) for name, rows in tables.items()}
@@ -186,12 +191,12 @@ def hubspot(url, session):
     return HubSpotSource(HubSpotSource.Config.model_validate({"type": "hubspot", "base_url": url, "token": "pat-sandbox"}), session)
 
 
-def live(tmp_path, which, steps, seed, size, compare_every=1):
+def live(tmp_path, which, steps, seed, size, compare_every=1, only=None):
     company = Company.generate(seed=seed, deals=size, days=200)
     name, service, make = next(one for one in services(company) if one[0] == which)
     life = Life(company, seed)
     with serve(service) as running:
-        taking = Taking(tmp_path, lambda session: make(running.url(name), session), name, company)
+        taking = Taking(tmp_path, lambda session: make(running.url(name), session), name, company, only)
         taking.take()
         for step in range(steps):
             life.step()
@@ -214,7 +219,8 @@ def live(tmp_path, which, steps, seed, size, compare_every=1):
 
 @pytest.mark.parametrize("which", ["salesforce", "hubspot"])
 def test_incremental_equals_full_after_random_steps(tmp_path, which):
-    live(tmp_path, which, steps=10, seed=3, size=50, compare_every=3)
+    """The tables where history, parts and deletes meet; the soak compares all of them after every step."""
+    live(tmp_path, which, steps=10, seed=3, size=40, compare_every=5, only={"deals", "stage_entries", "deal_products", "activities"})
 
 
 @pytest.mark.soak

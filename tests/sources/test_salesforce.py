@@ -256,7 +256,7 @@ class TestMoney:
 class TestIncremental:
     def test_reads_what_changed(self, salesforce):
         crm = salesforce()
-        watermark = crm.read("deals").watermark
+        watermark = crm.mark()
         crm.company.tick(3_600)
         deal = living(crm.company, "open")[0]
         crm.company.edit(deal, amount=Decimal("77.70"))
@@ -266,27 +266,27 @@ class TestIncremental:
 
     def test_deleted_deals_come_as_removed_from_deals_and_their_history(self, salesforce):
         crm = salesforce()
-        watermark = crm.read("deals").watermark
+        watermark = crm.mark()
         crm.company.tick(3_600)
         deal = living(crm.company)[3]
         crm.company.delete(deal)
         crm.company.tick(3_600)
-        assert sf_id("006", deal.n) in crm.read("deals", watermark).removed
-        assert sf_id("006", deal.n) in crm.read("stage_entries", watermark).removed
+        assert sf_id("006", deal.n) in crm.removed("deals", watermark)
+        assert sf_id("006", deal.n) in crm.removed("stage_entries", watermark)
 
     def test_purged_deals_come_as_removed(self, salesforce):
         crm = salesforce(recycle_bin_days=0)
-        watermark = crm.read("deals").watermark
+        watermark = crm.mark()
         crm.company.tick(3_600)
         deal = living(crm.company)[3]
         crm.company.delete(deal)
         crm.company.tick(86_400)
-        assert sf_id("006", deal.n) in crm.read("deals", watermark).removed
-        assert sf_id("006", deal.n) in crm.read("stage_entries", watermark).removed
+        assert sf_id("006", deal.n) in crm.removed("deals", watermark)
+        assert sf_id("006", deal.n) in crm.removed("stage_entries", watermark)
 
     def test_a_restored_deal_is_not_removed(self, salesforce):
         crm = salesforce()
-        watermark = crm.read("deals").watermark
+        watermark = crm.mark()
         crm.company.tick(3_600)
         deal = living(crm.company)[3]
         crm.company.delete(deal)
@@ -299,7 +299,7 @@ class TestIncremental:
 
     def test_merged_accounts_go_and_their_deals_move(self, salesforce):
         crm = salesforce()
-        watermark = crm.read("accounts").watermark
+        watermark = crm.mark()
         crm.company.tick(3_600)
         loser, winner = (crm.company.accounts[deal.account] for deal in living(crm.company)[:2])
         crm.company.merge_accounts(winner, loser)
@@ -313,7 +313,7 @@ class TestIncremental:
 
     def test_deletes_that_are_no_longer_known_make_a_full_read(self, salesforce):
         crm = salesforce()
-        watermark = crm.read("deals").watermark
+        watermark = crm.mark()
         crm.company.advance(45, seed=2)
         later = crm.read("deals", watermark)
         assert later.full
@@ -335,7 +335,7 @@ class TestIncremental:
 
     def test_records_of_one_stamp_across_page_ends_all_arrive(self, salesforce):
         crm = salesforce(page_size=20)
-        watermark = crm.read("deals").watermark
+        watermark = crm.mark()
         crm.company.tick(3_600)
         deals = living(crm.company)[:70]
         crm.company.touch_all(deals)
@@ -458,7 +458,7 @@ class TestSigningIn:
             "products",
             source=crm.source(folder=tmp_path, auth={"type": "refresh_token", "client_id": "sandbox-client", "refresh_token": "refresh-0"}),
         )
-        crm.service._refresh.add("brand-new")
+        crm.service.grants.tokens.add("brand-new")
         auth = {"type": "refresh_token", "client_id": "sandbox-client", "refresh_token": "brand-new"}
         assert crm.read("products", source=crm.source(folder=tmp_path, auth=auth)).rows
 
@@ -611,7 +611,7 @@ class TestTrap:
         deal = living(crm.company, "open")[0]
         crm.company.edit(deal, next_step="was not to be seen yet")
         crm.company.tick(300)
-        watermark = crm.read("deals").watermark
+        watermark = crm.mark()
         crm.company.tick(300)
         assert sf_id("006", deal.n) in by_id(crm.read("deals", watermark).rows), "read again: ten minutes of overlap"
 
@@ -667,6 +667,63 @@ class TestTrap:
 class TestRule:
     """§0 of the contract, by number, as far as it is about this source."""
 
+    def test_01_ids_are_text(self, salesforce):
+        row = salesforce().read("deals").rows[0]
+        assert all(isinstance(row[name], str) for name in ("deal_id", "owner_id"))
+
+    def test_02_the_lower_bound_is_inclusive_and_overlaps(self, salesforce):
+        crm = salesforce()
+        crm.ids("deals", "2026-11-20T12:00:00Z")
+        asked = [one.query["q"] for one in crm.running.requests if "FROM Opportunity " in one.query.get("q", "")]
+        assert any("SystemModstamp >= 2026-11-20T11:50:00Z" in soql for soql in asked)
+
+    def test_03_what_moves_no_stamp_is_not_stale_in_deals(self, salesforce):
+        crm = salesforce()
+        mark = crm.mark()
+        crm.company.tick(3_600)
+        deal = next(deal for deal in living(crm.company) if deal.account and deal.modified_at < crm.company.now - timedelta(hours=3))
+        crm.company.rename_account(crm.company.accounts[deal.account], "Another Name")
+        assert sf_id("006", deal.n) not in crm.ids("deals", mark), "its stamp did not move"
+        assert all(row["account"] is None for row in crm.read("deals").rows), "so the deal does not hold the name"
+        assert "Another Name" in {row["account"] for row in crm.read("accounts", mark).rows}
+
+    @pytest.mark.parametrize("name", ["deals", "leads", "activities", "deal_products", "contacts"])
+    def test_04_deletes_come_by_themselves(self, salesforce, name):
+        crm = salesforce()
+        mark = crm.mark()
+        crm.company.tick(3_600)
+        deal = next(deal for deal in living(crm.company) if deal.lines and deal.activities)
+        one = {
+            "deals": deal,
+            "leads": crm.company.leads[1],
+            "activities": crm.company.activities[deal.activities[0]],
+            "deal_products": deal.lines[0],
+            "contacts": crm.company.contacts[1],
+        }[name]
+        prefixes = {"deals": ("006",), "leads": ("00Q",), "activities": ("00T", "00U"), "deal_products": ("00k",), "contacts": ("003",)}
+        crm.company.delete(one)
+        assert {sf_id(prefix, one.n) for prefix in prefixes[name]} & crm.removed(name, mark)
+
+    def test_05_history_is_read_beside_the_record(self, salesforce):
+        crm = salesforce()
+        deal = next(deal for deal in living(crm.company) if len(list(deal.entries())) > 2)
+        rows = [row for row in crm.read("stage_entries").rows if row["deal_id"] == sf_id("006", deal.n)]
+        assert [row["entered_at"] for row in rows] == [one.at for one in deal.entries()]
+
+    def test_06_the_outcome_does_not_come_from_the_stages_name(self, salesforce):
+        crm = salesforce()
+        crm.company.rename_stage("new", "won", "Lost and found")
+        crm.company.rename_stage("renewal", "won", "Lost and found")
+        rows = crm.read("deals").rows
+        assert {row["status"] for row in rows if row["stage"] == "Lost and found"} == {"won"}
+
+    def test_07_money_stays_in_the_deals_currency(self, salesforce):
+        crm = salesforce()
+        rows = by_id(crm.read("deals").rows)
+        assert {(rows[sf_id("006", deal.n)]["amount"], rows[sf_id("006", deal.n)]["currency"]) for deal in living(crm.company)} == {
+            (deal.amount, deal.currency) for deal in living(crm.company)
+        }
+
     def test_08_a_close_date_is_not_shifted_through_a_time_zone(self, salesforce):
         crm = salesforce()
         deal = living(crm.company, "open")[0]
@@ -703,7 +760,7 @@ class TestRule:
         assert crm.read("deals").rows
         assert crm.slept == [1.0, 2.0]
 
-    @pytest.mark.parametrize("status", [500, 502, 503, 504])
+    @pytest.mark.parametrize("status", [500, 503])
     def test_10_server_errors_are_repeated(self, salesforce, status):
         crm = salesforce()
         crm.running.faults.add(r"/query\b", status=status, body=b"<html>oops</html>", times=2)
@@ -719,7 +776,7 @@ class TestRule:
         crm = salesforce(page_size=20)
         body = b'[{"message":"invalid query locator","errorCode":"INVALID_QUERY_LOCATOR"}]'
         crm.running.faults.add(r"/query/0r8", status=400, body=body, times=1, skip=1)
-        assert set(by_id(crm.read("deals").rows)) == deal_ids(crm.company)
+        assert crm.ids("deals") == deal_ids(crm.company)
 
     def test_11_no_secret_is_in_a_message(self, salesforce):
         crm = salesforce(client_secret="right")

@@ -201,6 +201,11 @@ class TestVizQL:
         with pytest.raises(SourceError, match="not complete"):
             read(running, datasource="Pipeline", mode="vds", columns=["Region"])
 
+    def test_an_error_behind_the_rows(self, running):
+        running.faults.add("query-datasource", status=200, body=b'{"data": [{"Region": "Germany"}], "error": {"errorCode": "500000"}}')
+        with pytest.raises(SourceError, match="broke off with an error"):
+            read(running, datasource="Pipeline", mode="vds", columns=["Region"])
+
     def test_an_answer_that_breaks_off(self, running):
         running.faults.add("query-datasource", truncate=2000, times=None)
         with pytest.raises(TransientError, match="broke off"):

@@ -138,10 +138,9 @@ def test_every_schema_finding(workbook, tmp_path, deals, findings):
 
 @pytest.mark.soak
 @pytest.mark.skipif(shutil.which("soffice") is None, reason="LibreOffice is not installed")
-def test_libreoffice_opens_what_it_opened(tmp_path, deals):
-    """Converted in one go: every workbook whose original LibreOffice can read, it can read after the refresh."""
-
-    def opened(folder: Path) -> set[str]:
+@accepted
+def test_libreoffice_opens_what_it_opened(workbook, tmp_path, deals):
+    def opened(path: Path) -> bool:
         command = [
             "soffice",
             f"-env:UserInstallation=file://{tmp_path}/profile",
@@ -151,15 +150,12 @@ def test_libreoffice_opens_what_it_opened(tmp_path, deals):
             "csv",
             "--outdir",
         ]
-        subprocess.run(
-            [*command, str(folder / "csv"), *map(str, sorted(folder.glob("*.xls?")))], capture_output=True, check=True, timeout=900
-        )
-        return {path.stem for path in (folder / "csv").iterdir()}
+        done = subprocess.run([*command, str(tmp_path), str(path)], capture_output=True, timeout=300, check=False)
+        made = tmp_path / f"{path.stem}.csv"
+        return done.returncode == 0 and made.exists()
 
-    for folder in ("before", "after"):
-        (tmp_path / folder).mkdir()
-    for workbook in WORKBOOKS:
-        if workbook.name not in REFUSED:
-            shutil.copy(workbook, tmp_path / "before")
-            refresh(workbook, tmp_path / "after" / workbook.name, [TableJob(deals(range(700)), table="ConnectorDeals")])
-    assert opened(tmp_path / "after") >= opened(tmp_path / "before")
+    if not opened(workbook):
+        pytest.skip("LibreOffice does not open the original")
+    refreshed = tmp_path / f"refreshed{workbook.suffix}"
+    refresh(workbook, refreshed, [TableJob(deals(range(700)), table="ConnectorDeals")])
+    assert opened(refreshed)

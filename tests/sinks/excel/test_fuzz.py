@@ -169,6 +169,6 @@ def test_ten_thousand_mutants(small, teammates_book, tmp_path, deals):
     job = TableJob(deals(range(2, 14)), table="Deals", key=("deal_id",))
     campaign(small, job, range(1000, 5000), tmp_path)
     for workbook in sorted(SHARED.glob("*.xls?")):
-        if workbook.stat().st_size < 120_000:
+        if workbook.stat().st_size < 120_000 and zipfile.is_zipfile(workbook):
             campaign(workbook, job, range(250), tmp_path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 512 << 10

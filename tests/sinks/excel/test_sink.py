@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import errno
 
 import openpyxl
 import pytest
@@ -195,3 +196,14 @@ def test_a_refusal_leaves_the_file_alone(sink, tmp_path, deals):
         sink().write(named(deals(range(3))), run())
     assert [entry.name for entry in folder.iterdir()] == ["Pipeline.xlsx"]
     assert (folder / "Pipeline.xlsx").read_bytes() == b"not a zip"
+
+
+def test_no_space_for_temporary_files(sink, tmp_path, deals, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sinks.excel.package.Package.save", full)
+    with pytest.raises(TargetError, match="no space left") as error:
+        sink().write(named(deals(range(3))), run())
+    assert "TMPDIR" in error.value.remedy
+    assert not (tmp_path / "drive").exists()
