@@ -16,11 +16,12 @@ def shipped(name: str) -> Traversable:
 
 
 def templates() -> dict[str, Traversable]:
-    """Template name → YAML file, from `config/templates/`."""
+    """Template name → YAML file: the example, and `config/templates/`."""
     folder = shipped("templates")
-    return {
+    others = {
         Path(entry.name).stem: entry for entry in sorted(folder.iterdir(), key=lambda entry: entry.name) if entry.name.endswith(".yaml")
     }
+    return {"files": shipped("connector.example.yaml")} | others
 
 
 def write(name: str, target: Path, *, force: bool = False) -> list[Path]:

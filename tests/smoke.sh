@@ -3,6 +3,7 @@
 set -eu
 connector --help >/dev/null
 connector plugins
+connector init --config init/connector.yaml
 cat > deals.csv <<'CSV'
 deal_id,owner,status,amount,created_at,closed_at
 D-1,Ana,won,100.50,2026-01-02,2026-01-22

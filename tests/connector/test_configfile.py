@@ -6,6 +6,7 @@ import pytest
 
 from connector.configfile import load, schema
 from connector.errors import ConfigError
+from connector.templates import templates
 
 GOOD = """
 x-shared: &drive {type: local, folder: out}
@@ -139,3 +140,10 @@ def test_the_schema_knows_every_plugins_keys_and_admits_variables():
     assert excel["additionalProperties"] is False
     retention = document["$defs"]["Retention"]["properties"]["days"]
     assert {"type": "string", "pattern": r"\$\{[^}]+\}"} in retention["anyOf"]
+
+
+@pytest.mark.parametrize("name", sorted(templates()))
+def test_every_template_is_a_valid_configuration(tmp_path, name):
+    names = ("SF_DOMAIN", "SF_ID", "SF_SECRET", "TENANT", "APP_ID", "APP_SECRET", "OWNER")
+    config = load(write(tmp_path, templates()[name].read_text("utf-8")), dict.fromkeys(names, "acme.example"))
+    assert config.flow("pipeline").sinks
