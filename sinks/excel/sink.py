@@ -62,6 +62,8 @@ class ExcelConfig(PluginConfig):
 
 
 class ExcelSink:
+    """Refreshes the tables it owns in a workbook, and leaves everything else in it as it is."""
+
     Config: ClassVar[type[PluginConfig]] = ExcelConfig
     takes_empty: ClassVar[bool] = True  # a table that has lost its rows must lose them in the workbook too
 
