@@ -42,7 +42,10 @@ def _failed(what: str, error: ConnectorError) -> Finding:
 
 def _signed_in(client: GraphClient, name: str) -> Finding:
     sign_in = client.sign_in
-    claims = claims_of(sign_in.token())
+    token = sign_in.token()
+    if sign_in.app_only and sign_in.kept:  # good for a while yet, and silent on whether the secret still is
+        token = sign_in.renew()
+    claims = claims_of(token)
     held = [*claims.get("roles", ()), *str(claims.get("scp", "")).split()]
     who = claims.get("upn") or claims.get("preferred_username") or claims.get("app_displayname") or claims.get("appid") or "signed in"
     what = f"{name}: sign-in"

@@ -53,6 +53,16 @@ def test_the_secret_is_wrong(world):
     assert "secret is wrong" in finding.detail
 
 
+def test_a_secret_that_was_revoked_while_the_last_token_is_still_good(world):
+    world.put("Sales/Pipeline.xlsx", b"old")
+    assert world.drive().version()
+    world.cloud.app.secret = "another"
+    assert world.drive().version(), "the token of the last run still serves"
+    (finding,) = world.drive().check()
+    assert (finding.ok, finding.exit_code) == (False, 3)
+    assert "secret is wrong" in finding.detail
+
+
 def test_somebody_has_it_open(world):
     item = world.put("Sales/Pipeline.xlsx", b"old")
     world.files.open_in_excel(item, "ann@acme.com")
