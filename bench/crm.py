@@ -2,9 +2,9 @@
 
     python -m bench.crm [--deals 20000] [--latency 0.02]
 
-Deals with the fields a pipeline needs, and their stage history: our sources; simple-salesforce's `query_all_iter` and `bulk2.query`;
-hubspot-api-client's `fetch_all`. Rows per second of wall time, and requests per thousand rows. The loops read what they are told and no
-more: they neither check totals nor see deletes. The portal allows 190 calls in ten seconds, as a professional one does.
+Deals with the fields a pipeline needs, and their stage history in order: our sources; simple-salesforce's `query_all_iter` and `bulk2.query`;
+hubspot-api-client's `get_page` with the retries of its README. Rows per second of wall time, and requests per thousand rows. The loops read
+what they are told and no more: they neither check totals nor see deletes. The portal allows 190 calls in ten seconds, as a professional one does.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,8 +25,9 @@ from connector.sandbox.company import Company
 from connector.sandbox.hubspot import HubSpotPortal, Setup
 from connector.sandbox.microsoft365.tls import certified
 from connector.sandbox.salesforce import SalesforceOrg
-from connector.sandbox.server import serve
+from connector.sandbox.server import Running, serve
 
+ROUNDS = 3
 DEAL = (
     "Id, Name, RecordTypeId, StageName, Amount, CurrencyIsoCode, Probability, ForecastCategoryName, OwnerId, AccountId, ContactId, LeadSource, Type, "
     "NextStep, CreatedDate, CloseDate, LastStageChangeDate, LastActivityDate, IsClosed, IsWon, SystemModstamp"
@@ -63,10 +65,11 @@ for name, soql in zip(("Opportunity", "OpportunityHistory"), argument["queries"]
     for page in getattr(sf.bulk2, name).query(soql, wait=1):
         rows += sum(1 for _ in csv.DictReader(io.StringIO(page)))
 """,
-    "hubspot-api-client fetch_all": """
+    "hubspot-api-client get_page": """
 from hubspot import HubSpot
-from hubspot.utils.objects import fetch_all
-deals = HubSpot(access_token="pat-sandbox").crm.deals.basic_api
+from urllib3.util.retry import Retry
+patient = Retry(total=10, backoff_factor=0.3, status_forcelist=(429, 500, 502, 504))
+deals = HubSpot(access_token="pat-sandbox", retry=patient).crm.deals.basic_api
 deals.api_client.configuration.host = argument["url"]
 rows, after = 0, None
 while True:
@@ -110,7 +113,7 @@ def salesforce(company: Company, rows: int, latency: float, ca_file: Path) -> No
         url = running.url("salesforce")
         running.faults.add("", latency=latency, times=None)
         token = org.sign_in()
-        queries = [f"SELECT {DEAL} FROM Opportunity", f"SELECT {HISTORY} FROM OpportunityHistory"]
+        queries = [f"SELECT {DEAL} FROM Opportunity", f"SELECT {HISTORY} FROM OpportunityHistory ORDER BY OpportunityId, CreatedDate, Id"]
         loop = {"url": url, "token": token, "queries": queries}
         config = {"type": "salesforce", "base_url": url, "ca_bundle": str(ca_file), "auth": auth}
         contest(
@@ -136,31 +139,42 @@ def hubspot(company: Company, rows: int, latency: float) -> None:
             running,
             {
                 "ours": ("ours", {"type": "hubspot", "base_url": running.url("hubspot"), "token": "pat-sandbox"}),
-                "hubspot-api-client fetch_all": ("hubspot-api-client fetch_all", {"url": running.url("hubspot"), "properties": PROPERTIES}),
+                "hubspot-api-client get_page": ("hubspot-api-client get_page", {"url": running.url("hubspot"), "properties": PROPERTIES}),
             },
             rows=rows,
             needs="hubspot",
+            pause=10,  # the window of the call budget
         )
 
 
-def contest(running, contestants, *, rows, needs, environment=None) -> None:
-    """One line each; the ratio is our rate over theirs. All do the same job of `rows` deals and history rows."""
-    first = None
-    for name, (child, argument) in contestants.items():
-        if child != "ours" and importlib.util.find_spec(needs) is None:
+def contest(
+    running: Running,
+    contestants: Mapping[str, tuple[str, object]],
+    *,
+    rows: int,
+    needs: str,
+    pause: float = 0,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """One line each, the best of three rounds; the ratio is our rate over theirs. All do the same job of `rows` deals and history rows."""
+    present = {name: how for name, how in contestants.items() if how[0] == "ours" or importlib.util.find_spec(needs)}
+    best: dict[str, tuple[float, int]] = {}
+    for name, (child, argument) in list(present.items()) * ROUNDS:
+        running.requests.clear()
+        time.sleep(pause)
+        taken = run(CHILDREN[child], argument, environment or {})["seconds"], len(running.requests)
+        best[name] = min(best.get(name, taken), taken)
+    for name in contestants:
+        if name not in present:
             print(f"  {name:36} not installed")
             continue
-        running.requests.clear()
-        time.sleep(10)  # the window of the call budget
-        done = run(CHILDREN[child], argument, environment or {})
-        rate = rows / done["seconds"]
-        first = first or rate
-        requests = len(running.requests) * 1_000 / rows
-        print(f"  {name:36} {rate:>9,.0f} rows/s {requests:>7.2f} requests per thousand rows   ours ÷ this {first / rate:5.2f}")
+        seconds, requests = best[name]
+        per_thousand, ratio = requests * 1_000 / rows, seconds / best["ours"][0]
+        print(f"  {name:36} {rows / seconds:>9,.0f} rows/s {per_thousand:>7.2f} requests per thousand rows   ours ÷ this {ratio:5.2f}")
     print()
 
 
-def run(body: str, argument: object, environment: dict[str, str]) -> dict[str, float]:
+def run(body: str, argument: object, environment: Mapping[str, str]) -> dict[str, float]:
     """A contestant in a process of its own; imports count, as they do for a user."""
     parsed = body if "json.loads(argument)" in body else "argument = json.loads(argument)\n" + body
     done = subprocess.run(
@@ -171,7 +185,8 @@ def run(body: str, argument: object, environment: dict[str, str]) -> dict[str, f
         check=True,
         env={**os.environ, **environment},
     )
-    return json.loads(done.stdout.splitlines()[-1])
+    told: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return told
 
 
 if __name__ == "__main__":

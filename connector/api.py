@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Final, Literal, Protocol, Self, runtime_checkable
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
 from connector.errors import nearest
 from connector.http import Network, Session
-from connector.model import ENTITIES
+from connector.model import DIMENSIONS, ENTITIES
 
 Record = Mapping[str, Any]
 UTC: Final = ZoneInfo("UTC")
@@ -35,6 +36,13 @@ class Model(BaseModel):
     """A frozen value read from YAML. Unknown keys are errors; inputs never show in messages."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, populate_by_name=True)
+    #: the keys that tell this place from another; every key unless named
+    placed: ClassVar[tuple[str, ...]] = ()
+
+    def whereabouts(self) -> dict[str, Any]:
+        """Where it is, whatever else is said of it: what is remembered of a target is remembered under this."""
+        named = {name: getattr(self, name) for name in self.placed or type(self).model_fields}
+        return {name: value.whereabouts() if isinstance(value, Model) else value for name, value in named.items()}
 
 
 def _located(value: str, info: ValidationInfo) -> str:
@@ -80,6 +88,65 @@ class NetworkConfig(PluginConfig):
 
     def network(self) -> Network:
         return Network(timeout=self.timeout, max_wait=self.max_wait, proxy=self.proxy, ca_bundle=self.ca_bundle)
+
+
+def _dimension(name: str) -> str:
+    if name not in DIMENSIONS:
+        raise ValueError(f"deals cannot be divided by {name!r}; {nearest(name, DIMENSIONS)}")
+    return name
+
+
+class Each(Model):
+    """One target for each value of a column of `deals`, with the rows of that value only."""
+
+    by: Annotated[str, AfterValidator(_dimension)] = Field(description=f"Column of deals: {', '.join(DIMENSIONS)}.")
+    empty: str | None = Field(
+        None, min_length=1, description="Name of the target that rows without a value go to; without it they go to none."
+    )
+
+
+def _each(given: Any) -> Any:
+    return {"by": given} if isinstance(given, str) else given
+
+
+class EachConfig(PluginConfig):
+    """For sinks that can have one target for each value: `each: owner`, and `{owner}` in the key that names the target."""
+
+    templated: ClassVar[str]
+    manifest: bool = Field(False, description="Put the manifest of the run that wrote it beside the target, as a JSON file.")
+    each: Annotated[Each | None, BeforeValidator(_each, json_schema_input_type=str | Each | None)] = Field(
+        None,
+        description="One target for each value of a dimension, e.g. owner, with only its rows; the dimension in braces stands in its path.",
+    )
+
+    @model_validator(mode="after")
+    def _pattern(self) -> Self:
+        if self.each is None:
+            return self
+        if self.manifest:
+            raise ValueError("manifest tells of the whole flow, `each` is for people who may not see the whole: leave one of them out")
+        pattern, by = self.pattern(), self.each.by
+        found = re.findall(r"\{([^{}]*)\}", pattern)
+        if wrong := [name for name in found if name != by]:
+            raise ValueError(f"{self.templated}: {{{wrong[0]}}} cannot be filled in with `each: {by}`; write {{{by}}}")
+        if not found:
+            raise ValueError(f"{self.templated}: `each: {by}` needs {{{by}}} in it, so that every {by} has a file of its own")
+        return self
+
+    def pattern(self) -> str:
+        return str(getattr(self, self.templated))
+
+    def target_of(self, name: str) -> str:
+        """The target of the value that goes by this name."""
+        return self.pattern().replace(f"{{{self.each.by}}}", name) if self.each else self.pattern()
+
+    def only(self, name: str) -> Self:
+        """The configuration of that value's target alone."""
+        return self.model_copy(update={self.templated: self.target_of(name), "each": None})
+
+    def hasty(self) -> Self:
+        """The same without waiting for a target that somebody has open."""
+        return self
 
 
 class TableSpec(Model):
@@ -188,11 +255,22 @@ class ArrowStream(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class HiddenKey:
+    """A key that is not among the columns of an output, or not all of it. `open` gives the output's rows, in its order, with the
+    key's missing columns behind them; `schema` is the whole key.
+    """
+
+    schema: pa.Schema
+    open: Callable[[], pa.RecordBatchReader]
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """A table on its way to a sink. Every `__arrow_c_stream__` runs it afresh, so a sink may read it again after a conflict.
 
     The schema's field metadata carries what a column means: `unit` (money, percent, days, count, ratio, id, url, text),
-    `currency` (of a money column), `label` (heading for people) and `description`.
+    `currency` (of a money column), `label` (heading for people) and `description`. `key` names columns of the schema;
+    where the rows have a key that is not delivered with them, it is empty and `hidden` has it.
     """
 
     name: str
@@ -202,6 +280,7 @@ class Output:
     spec: TableSpec | None = None
     key: tuple[str, ...] = ()
     title: str = ""
+    hidden: HiddenKey | None = None
 
     def reader(self) -> pa.RecordBatchReader:
         return self.open()
@@ -257,6 +336,21 @@ class Sink(Protocol):
     def __init__(self, config: Any, session: Session) -> None: ...
     def check(self) -> Iterator[Finding]: ...
     def write(self, tables: Mapping[str, Output], run: Run) -> Receipt: ...
+
+
+@runtime_checkable
+class Stands(Protocol):
+    """A sink that can tell, before any table is computed, that its target has nothing to gain from this run."""
+
+    def standing(self, run: Run) -> Receipt | None: ...
+
+
+@runtime_checkable
+class LeavesManifest(Protocol):
+    """A sink that, when its configuration asks for it, puts the manifest (JSON) of the run that wrote its target beside it."""
+
+    def wants_manifest(self) -> bool: ...
+    def leave_manifest(self, manifest: bytes) -> None: ...
 
 
 @runtime_checkable

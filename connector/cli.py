@@ -11,7 +11,8 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -147,9 +148,10 @@ def run(
 
 @cli.command()
 @click.argument("flow", required=False)
+@click.option("--notify", is_flag=True, help="Also send a test message through every notifier.")
 @shared
 @pass_session
-def check(session: Session, flow: str | None) -> None:
+def check(session: Session, flow: str | None, notify: bool) -> None:
     """Validate the configuration and try everything it names, read-only."""
     from connector.flow import check_flow, open_flow  # noqa: PLC0415
 
@@ -158,7 +160,7 @@ def check(session: Session, flow: str | None) -> None:
     worst = 0
     for name in [flow] if flow else config.flows:
         with open_flow(name, config.flow(name), session.settings()) as opened:
-            for finding in check_flow(opened):
+            for finding in chain(check_flow(opened), opened.notices.try_out() if notify else ()):
                 click.echo(
                     REDACTION.clean(
                         f"{'ok   ' if finding.ok else 'FAIL '} {name}: {finding.what}{': ' if finding.detail else ''}{finding.detail}"
@@ -196,7 +198,7 @@ def preview(session: Session, flow: str, table: str | None, limit: int | None, s
         if table is None:
             show_tables(tables, style)
         else:
-            show(tables.reader(table, _limit(limit, style)), style, tables.columns(table))
+            show(tables.reader(table, _limit(limit, style)), style, tables.columns(table), tables.currency)
 
 
 @cli.command()
@@ -306,6 +308,79 @@ def demo(out: Path, keep: bool) -> None:
     from connector.demo import play  # noqa: PLC0415
 
     play(out, keep=keep, say=click.echo)
+
+
+@cli.command()
+@click.option("--port", type=click.IntRange(0, 65_000), default=8700, show_default=True, help="First of eight ports; 0: any that are free.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("sandbox"), show_default=True, help="Where its files lie."
+)
+@shared
+def sandbox(port: int, out: Path) -> None:
+    """Look-alikes of Salesforce, HubSpot, Tableau and Microsoft 365 on this machine, to try a configuration out on; until Ctrl-C."""
+    from connector.demo_sandbox import stay_open  # noqa: PLC0415
+
+    stay_open(out, port, click.echo)
+
+
+class Address(click.ParamType[tuple[str, int]]):
+    name = "[HOST:]PORT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        host, _, port = str(value).rpartition(":")
+        if not port.isdecimal() or int(port) > 65535:
+            self.fail(f"{value!r} is not a port or HOST:PORT, e.g. 127.0.0.1:9464", param, ctx)
+        return host or "127.0.0.1", int(port)
+
+
+@cli.command()
+@click.option("--print", "printed", type=click.Choice(["crontab", "systemd"]), help="Print what would run the flows so; run nothing.")
+@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="At most so many runs at a time.")
+@click.option("--listen", type=Address(), help="Serve /health and /metrics there [off; HOST is 127.0.0.1].")
+@click.option("--grace", type=click.IntRange(0), default=60, show_default=True, help="Seconds a run is given to end when told to stop.")
+@shared
+@pass_session
+def schedule(session: Session, printed: str | None, jobs: int, listen: tuple[str, int] | None, grace: int) -> None:
+    """Run every flow that has a `schedule`, in the foreground, each run in a process of its own.
+
+    Missed times are made up for by one run; a time that comes while the flow still runs is skipped; exit code 75 is tried again.
+    The first SIGTERM or SIGINT lets runs end, a second one kills them.
+    """
+    from connector.schedule.foreground import planned_at_all, run_schedule  # noqa: PLC0415
+
+    if printed is None:
+        run_schedule(session.settings(), session.config, jobs=jobs, grace=timedelta(seconds=grace), address=listen)
+        return
+    from connector.schedule.printed import PRINTED  # noqa: PLC0415
+
+    click.echo(PRINTED[printed](planned_at_all(session.config()), session.settings()))
+
+
+@cli.command()
+@click.argument("flow", required=False)
+@click.option(
+    "--check", "checking", is_flag=True, help="Exit with the gravest flow's code: of its last run if that failed, 2 if it is late."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON array of objects.")
+@shared
+@pass_session
+def status(session: Session, flow: str | None, checking: bool, as_json: bool) -> None:
+    """How each flow stands: last success, age of its data, next run, what is wrong and what to do."""
+    from connector.state import State  # noqa: PLC0415
+    from connector.status import gravest, plainly, show, standings  # noqa: PLC0415
+
+    config, now = session.config(), datetime.now(UTC)
+    state = State(session.settings().data)
+    try:
+        found = list(standings({flow: config.flow(flow)} if flow else config.flows, state, now))
+    finally:
+        state.close()
+    if as_json:
+        click.echo(json.dumps([plainly(one, now) for one in found], ensure_ascii=False))
+    else:
+        show(found, now)
+    if checking:
+        sys.exit(gravest(one.exit_code for one in found))
 
 
 @cli.command()

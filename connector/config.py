@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any, Generic, Literal, TypeVar, Union
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar, Union
 from zoneinfo import ZoneInfo, available_timezones
 
 from cronsim import CronSim, CronSimError
-from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from connector.api import Model, PluginConfig
+from connector.api import EachConfig, Model, PluginConfig
 from connector.errors import ConfigError, nearest
+from connector.notifiers import Notifier
 from connector.registry import Kind, plugins
 
 
@@ -91,7 +92,8 @@ class ModelConfig(Model):
     metrics: tuple[OwnMetric, ...] = Field((), description="Metrics of your own.")
     fields: Mapping[str, str] = Field(
         {},
-        description="Canonical column: source column or SQL expression, where an org uses its own; `leads.value` for another table than deals.",
+        description="Canonical column: source column or SQL expression, where an org uses its own; `leads.value` for another table than deals, "
+        "`crm.leads.value` for one source alone.",
     )
 
     @field_validator("rates")
@@ -134,7 +136,7 @@ def _timezone(name: str) -> str:
 
 def _cron(expression: str) -> str:
     try:
-        CronSim(expression, NEW_YEAR)
+        CronSim(expression if len(expression.split()) == 5 else "not five fields", NEW_YEAR)
     except CronSimError as error:
         raise ValueError(f"{expression!r} is not a cron expression ({error}); five fields, e.g. 0 6 * * 1-5") from None
     return expression
@@ -147,13 +149,25 @@ Timezone = Annotated[str, AfterValidator(_timezone)]
 class Schedule(Model):
     cron: Annotated[str, AfterValidator(_cron)] = Field(description="Five cron fields, e.g. 0 6 * * 1-5.")
     timezone: Timezone = Field("UTC", description="Time zone of the schedule, e.g. Europe/Berlin.")
+    jitter: int = Field(0, ge=0, le=3600, description="Start up to so many seconds late, so that flows due together do not start together.")
 
 
 class Gate(Model):
     """Limits beyond which yesterday's file stands."""
 
-    max_row_drop: float | None = Field(None, gt=0, le=1, description="Largest share of deals that may vanish between two runs.")
+    max_row_drop: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Largest share of a table's rows that may vanish between two runs; of a CRM's records 0.5 unless given.",
+    )
     max_value_change: float | None = Field(None, gt=0, description="Largest relative change of open value or of revenue between two runs.")
+    tables: Mapping[str, Annotated[float, Field(gt=0, le=1)]] = Field(
+        {}, description="Table → a max_row_drop of its own; 1 lets it shrink as it will."
+    )
+    emptied_sources: bool = Field(True, description="Stop when a source gives none of the deals, leads, … it gave before.")
+    emptied_fields: bool = Field(True, description="Stop when a field that was filled is empty in every row.")
+    lost_stages: bool = Field(True, description="Stop when a stage that held deals is gone.")
 
 
 class Retention(Model):
@@ -181,9 +195,31 @@ class Flow(Model, Generic[S, K]):
     timezone: Timezone | None = Field(None, description="Decides which day an instant falls on; the schedule's unless given, else UTC.")
     locale: str = Field("en", description="Language of labels in workbooks.")
     gate: Gate = Gate()
-    notify: tuple[Any, ...] = Field((), max_length=0, description="Notifications; none exist yet.")
+    notify: tuple[Notifier, ...] = Field((), description="Who is told when a run fails, recovers or is kept back, and of the figures.")
     retention: Retention = Retention()
     full_refresh_days: int = Field(7, ge=1, description="Read everything anew at least so often: stamps never cover every change.")
+
+    @model_validator(mode="after")
+    def _fields_of_sources(self) -> Self:
+        for name in self.model.fields:
+            source = name.rpartition(".")[0].rpartition(".")[0]
+            if source and source not in self.sources:
+                raise ValueError(f"model.fields.{name}: no source {source!r}; {nearest(source, self.sources)}")
+        return self
+
+    @field_validator("sinks", mode="before")
+    @classmethod
+    def _dividable(cls, sinks: Any) -> Any:
+        """`each` on a sink whose target has no path to put a value into."""
+        known = plugins("sinks")
+        able = sorted(name for name, plugin in known.items() if issubclass(plugin.cls.Config, EachConfig))
+        for sink in sinks if isinstance(sinks, list) else ():
+            kind = sink.get("type") if isinstance(sink, Mapping) and "each" in sink else None
+            if kind in known and kind not in able:
+                raise ValueError(
+                    f"`each` does not go with type {kind!r}: its target has no path that could name a value; {', '.join(able)} can"
+                )
+        return sinks
 
     @property
     def zone(self) -> ZoneInfo:

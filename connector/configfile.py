@@ -16,6 +16,8 @@ from connector.config import AnyConfig, config_type
 from connector.errors import ConfigError, nearest
 
 VARIABLE: Final = re.compile(r"\$\$\{|\$\{(file:)?([^}:]+)(?::-([^}]*))?\}")
+BOOLEAN: Final = "tag:yaml.org,2002:bool"
+TEXT: Final = "tag:yaml.org,2002:str"
 Path_ = tuple[str | int, ...]
 
 
@@ -122,6 +124,8 @@ def _duplicates(document: Document, node: yaml.Node, path: Path_) -> None:
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
+            if key.tag == BOOLEAN:  # `on:` is a key of ours, and `no:` a country; neither is a truth value
+                key.tag = TEXT
             name = str(key.value)
             if name in seen and name != "<<":
                 what = f"this key already stands on line {seen[name]}"

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from connector.api import Output, TableSpec
+from connector.api import HiddenKey, Output, TableSpec
 from connector.definitions import TableInfo
 from connector.engine import Engine, SqlError, quoted, single_expression, single_select, unknown_column
 from connector.errors import ConfigError, nearest
@@ -21,10 +21,11 @@ KPI_VALUES: Final = ("value", "previous", "change")
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """The tables of a run: in the engine under their names, and what their columns mean."""
+    """The tables of a run: in the engine under their names, what their columns mean, and the reporting currency where there is one."""
 
     engine: Engine
     info: Mapping[str, TableInfo]
+    currency: str | None = None
 
     def __contains__(self, name: object) -> bool:
         return name in self.info
@@ -53,16 +54,16 @@ def outputs(
         for name, info in tables.info.items():
             rows = tables.rows(name)
             if rows or empty:
-                yield name, _output(tables, name, f"select * from {quoted(name)}", info, None, currency, rows)
+                yield name, _output(tables, name, f"select * from {quoted(name)}", info, None, currency, rows, info.key)
         return
     for index, spec in enumerate(specs):
         where = f"{place}.tables[{index}]"
         info = _info(tables, spec, where)
-        sql = _sql(tables, spec, info, where)
+        sql, key, hidden = _sql(tables, spec, info, where)
         if spec.sql is not None or spec.where is not None:
             sql = _settled(tables.engine, sql, f"_output_{index}", where)
         name = spec.source or f"sql_{index + 1}"
-        yield f"{name}#{index}", _output(tables, name, sql, info, spec, currency, tables.engine.count(sql), where)
+        yield f"{name}#{index}", _output(tables, name, sql, info, spec, currency, tables.engine.count(sql), key, hidden)
 
 
 def _info(tables: Tables, spec: TableSpec, where: str) -> TableInfo:
@@ -75,8 +76,8 @@ def _info(tables: Tables, spec: TableSpec, where: str) -> TableInfo:
     return tables.info[spec.source]
 
 
-def _sql(tables: Tables, spec: TableSpec, info: TableInfo, where: str) -> str:
-    """One SELECT."""
+def _sql(tables: Tables, spec: TableSpec, info: TableInfo, where: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """One SELECT; the key of its rows; and the columns of that key which are not delivered: they come last."""
     if spec.sql is not None:
         try:
             single_select(spec.sql)
@@ -88,13 +89,15 @@ def _sql(tables: Tables, spec: TableSpec, info: TableInfo, where: str) -> str:
         assert spec.source is not None
         base, there = quoted(spec.source), tables.engine.schema(f"select * from {quoted(spec.source)}").names
     chosen = _chosen(spec, there, where)
-    sql = f"select {', '.join(quoted(name) for name in chosen)} from {base}"
+    key = _key(spec, info, there, where)
+    hidden = tuple(name for name in key if name not in chosen)
+    sql = f"select {', '.join(quoted(name) for name in (*chosen, *hidden))} from {base}"
     if spec.where is not None:
         _prove(tables.engine, spec.where, base, there, f"{where}.where")
         sql += f" where ({spec.where}\n)"
     if spec.sort is not None:
         sql += f" order by {', '.join(_order(term, there, where) for term in ([spec.sort] if isinstance(spec.sort, str) else spec.sort))}"
-    return sql if spec.limit is None else f"{sql} limit {spec.limit}"
+    return (sql if spec.limit is None else f"{sql} limit {spec.limit}"), key, hidden
 
 
 def _chosen(spec: TableSpec, there: Sequence[str], where: str) -> list[str]:
@@ -143,11 +146,20 @@ def _order(term: str, there: Sequence[str], where: str) -> str:
 
 
 def _output(
-    tables: Tables, name: str, sql: str, info: TableInfo, spec: TableSpec | None, currency: str | None, rows: int, where: str = ""
+    tables: Tables,
+    name: str,
+    sql: str,
+    info: TableInfo,
+    spec: TableSpec | None,
+    currency: str | None,
+    rows: int,
+    key: tuple[str, ...],
+    hidden: tuple[str, ...] = (),
 ) -> Output:
     """The query as an Arrow stream whose fields say unit, currency and heading."""
     plain = tables.engine.schema(sql)
     headings = spec.columns if spec is not None and isinstance(spec.columns, Mapping) else {}
+    visible = plain.names[: len(plain) - len(hidden)]
     fields = []
     for column in plain:
         known = info.columns.get(column.name)
@@ -155,16 +167,26 @@ def _output(
         meta = {b"label": label.encode()}
         if known:
             meta |= {b"unit": known.unit.encode(), b"description": known.description.encode()}
-            if info.name == "kpis" and column.name in KPI_VALUES and "unit" in plain.names:
+            if info.name == "kpis" and column.name in KPI_VALUES and "unit" in visible:
                 meta |= {b"unit_by": b"unit", b"currency": currency.encode()} if currency else {b"unit_by": b"unit"}
             elif currency and known.unit.startswith("money") and not known.foreign:
                 meta[b"currency"] = currency.encode()
         fields.append(column.with_metadata(meta))
-    schema = pa.schema(fields)
-    key = _key(spec, info, plain.names, where) if spec is not None else info.key
+    whole = pa.schema(fields)
+    schema = pa.schema(fields[: len(visible)])
 
-    def read() -> pa.RecordBatchReader:
+    def read(schema: pa.Schema) -> pa.RecordBatchReader:
         batches = tables.engine.stream(sql)
-        return pa.RecordBatchReader.from_batches(schema, (pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in batches))
+        rows = (pa.RecordBatch.from_arrays(batch.columns[: len(schema)], schema=schema) for batch in batches)
+        return pa.RecordBatchReader.from_batches(schema, rows)
 
-    return Output(name=name, schema=schema, rows=rows, open=read, spec=spec, key=key, title=info.title)
+    return Output(
+        name=name,
+        schema=schema,
+        rows=rows,
+        open=lambda: read(schema),
+        spec=spec,
+        key=() if hidden else key,
+        title=info.title,
+        hidden=HiddenKey(pa.schema([whole.field(column) for column in key]), lambda: read(whole)) if hidden else None,
+    )

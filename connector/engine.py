@@ -111,9 +111,8 @@ class DuckDB:
         self._connection.close()
 
     def drop(self, name: str) -> None:
-        kinds = {row[0]: row[1] for row in self._run("select table_name, table_type from information_schema.tables").fetchall()}
-        if name in kinds:
-            self._run(f"drop {'view' if kinds[name] == 'VIEW' else 'table'} {quoted(name)}")
+        stored = self._run(f"select 1 from duckdb_tables() where table_name = {_text(name)}").fetchall()
+        self._run(f"drop {'table' if stored else 'view'} if exists {quoted(name)}")
 
     def tables(self) -> tuple[str, ...]:
         rows = self._run("select table_name from information_schema.tables order by table_name").fetchall()

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -21,17 +23,20 @@ from typing import Any, Final
 import pyarrow as pa
 
 from connector import __version__
-from connector.api import Finding, PluginConfig, Receipt, Run, SignsIn, Sink, Source, TableSpec
+from connector.api import EachConfig, Finding, LeavesManifest, PluginConfig, Receipt, SignsIn, Sink, Source
+from connector.burst import Burst, Whole
 from connector.config import AnyFlow
 from connector.definitions import TABLES
-from connector.delivery import Tables, outputs
+from connector.delivery import Tables
 from connector.engine import DuckDB, SqlError, single_select
-from connector.errors import ConfigError, ConnectorError, TargetError, TransientError, nearest
-from connector.gate import judge, totals
-from connector.http import Session
+from connector.errors import BusyError, ConfigError, ConnectorError, TargetError, TransientError, nearest
+from connector.gate import reasons, refusal
+from connector.http import Network, Session
 from connector.intake import Intake, Named, Taken
 from connector.logs import LOG, REDACTION
 from connector.measure import Computed, compute_tables, load_tables
+from connector.notify import Notices
+from connector.outbox import Outbox, Target
 from connector.registry import plugins
 from connector.settings import Settings
 from connector.state import Snapshot, State
@@ -60,16 +65,6 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """A sink of the flow, its place in the YAML file, and the fingerprint under which its receipts are kept."""
-
-    place: str
-    identity: str
-    sink: Sink
-    specs: tuple[TableSpec, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
 class OpenFlow:
     """A flow with its plugins made and its state open."""
 
@@ -82,6 +77,11 @@ class OpenFlow:
     store: Store
     progress: Progress
     now: Callable[[], datetime]
+    outside: Callable[[Network], Session] = Session  # how notifiers reach theirs
+
+    @property
+    def notices(self) -> Notices:
+        return Notices(self.name, self.config, self.state, self.now, self.outside)
 
 
 @contextmanager
@@ -101,7 +101,8 @@ def open_flow(
         for index, sink in enumerate(config.sinks):
             session = stack.enter_context(_session(sink, store, f"sink-{index}"))
             made = plugins("sinks")[sink.type].cls(sink, session)
-            targets.append(Target(f"flows.{name}.sinks[{index}]", f"{sink.type}:{_print_of(sink)}", made, getattr(sink, "tables", None)))
+            nth = [other.whereabouts() for other in config.sinks[: index + 1]].count(sink.whereabouts())
+            targets.append(Target(f"flows.{name}.sinks[{index}]", f"{sink.type}:{_print_of(sink)}", made, sink, session, nth))
         yield OpenFlow(name, config, settings, tuple(sources), tuple(targets), state, store, progress, now)
 
 
@@ -145,8 +146,10 @@ def run_flow(flow: OpenFlow, options: Options) -> dict[str, Any]:
         "sources": [],
         "tables": [],
         "sinks": [],
+        "gate": {"accepted": options.accept, "reasons": []},
         "metrics": {},
         "warnings": [],
+        "notified": [],
     }
 
     def finish(outcome: str, code: int) -> dict[str, Any]:
@@ -154,20 +157,70 @@ def run_flow(flow: OpenFlow, options: Options) -> dict[str, Any]:
         manifest.update(outcome=outcome, exit_code=code, finished_at=now.isoformat(), seconds=round(monotonic() - clock, 3))
         return REDACTION.clean_tree(manifest)  # type: ignore[no-any-return]
 
-    with flow.state.lease(run_id, flow.name, at, started):
+    with _lease(flow, options, run_id, at, started, manifest):
         try:
             outcome = _attempt(flow, options, run_id, at, manifest, finish)
         except BaseException as raw:
             error = _translated(raw)
             code = error.exit_code if isinstance(error, ConnectorError) else 130 if isinstance(error, KeyboardInterrupt) else 1
             message = REDACTION.clean(str(error) if isinstance(error, ConnectorError) else f"{type(error).__name__}: {error}")
-            failed = finish("failed", code) | {"message": message}
+            failed = finish("failed", code) | {"message": message, "remedy": REDACTION.clean(getattr(error, "remedy", None) or "")}
             _record_failure(flow, run_id, code, message, failed)
+            if not options.dry_run:
+                _tell(flow, failed, flow.notices.failed(run_id, error, message, code))
             error.manifest = failed  # type: ignore[attr-defined]
             if error is raw:
                 raise
             raise error from raw
     return outcome
+
+
+@contextmanager
+def _lease(flow: OpenFlow, options: Options, run_id: str, at: datetime, started: datetime, manifest: dict[str, Any]) -> Iterator[None]:
+    """Hold the flow; tell of a run before that was killed, and of one that never lets go."""
+    try:
+        with flow.state.lease(run_id, flow.name, at, started) as killed:
+            if killed:
+                manifest["notified"] += flow.notices.killed(killed)
+            yield
+    except BusyError as error:
+        if not options.dry_run:
+            flow.notices.failed(run_id, error, str(error), error.exit_code)
+        raise
+
+
+def _owe_manifests(flow: OpenFlow, receipts: Mapping[str, Receipt]) -> None:
+    """Note, before the run is done, which targets are to get its manifest: one that is killed in between is made up for by the next."""
+    for target in flow.targets:
+        if isinstance(target.sink, LeavesManifest) and target.sink.wants_manifest() and receipts[target.identity].outcome == "written":
+            flow.state.remember(flow.name, f"{target.memory}:manifest", {"owed": True})
+
+
+def _leave_manifests(flow: OpenFlow, manifest: dict[str, Any]) -> None:
+    """The manifest beside every target that has been written; what keeps it from there is a warning, and the next run's to mend."""
+    for target in flow.targets:
+        label = f"{target.memory}:manifest"
+        if not isinstance(target.sink, LeavesManifest) or not flow.state.memory(flow.name, label).get("owed"):
+            continue
+        try:
+            target.sink.leave_manifest(f"{json.dumps(manifest, indent=2, ensure_ascii=False, default=str)}\n".encode())
+        except ConnectorError as error:
+            LOG.warning("%s: no manifest: %s", target.place, error)
+            manifest["warnings"] = [*manifest["warnings"], REDACTION.clean(f"{target.place}: no manifest: {error}")]
+            flow.state.amend(manifest["run_id"], manifest)
+        else:
+            flow.state.remember(flow.name, label, {"owed": False})
+
+
+def _tell(flow: OpenFlow, manifest: dict[str, Any], notified: list[dict[str, Any]]) -> None:
+    """Add to the manifest, also in history, who was told and who could not be."""
+    if notified:
+        manifest["notified"] = [*manifest["notified"], *notified]
+        manifest["warnings"] = [*manifest["warnings"], *(f"notify: {one['why']}" for one in notified if "why" in one)]
+        try:
+            flow.state.amend(manifest["run_id"], manifest)
+        except sqlite3.Error as error:
+            LOG.warning("who was told could not be written into the history: %s", error)
 
 
 def _attempt(
@@ -179,8 +232,9 @@ def _attempt(
         manifest["warnings"] = list(prepared.warnings)
         manifest["tables"] = prepared.computed.report
         manifest["metrics"] = dict(prepared.computed.headline)
-        if not options.accept:
-            _gate(flow, prepared)
+        manifest["gate"] = {"accepted": options.accept, "reasons": _gate(flow, prepared)}
+        if manifest["gate"]["reasons"] and not options.accept:
+            raise refusal(flow.name, manifest["gate"]["reasons"])
         receipts = _deliver(flow, options, run_id, at, prepared, manifest)
         changed = any(receipt.outcome != "unchanged" for receipt in receipts.values())
         if options.dry_run:
@@ -189,6 +243,7 @@ def _attempt(
             return result
         snapshot = prepared.snapshot or Snapshot(flow.store.commit(prepared.folder), at, prepared.tables_key)
         result = finish("ok" if changed else "unchanged", 0)
+        _owe_manifests(flow, receipts)
         flow.state.succeed(
             run_id,
             flow.name,
@@ -199,15 +254,22 @@ def _attempt(
             receipts=receipts,
             snapshot=snapshot,
         )
+    _leave_manifests(flow, result)
+    _tell(flow, result, flow.notices.succeeded(result))
     _let_go(flow)
     return result
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What a run has in hand before it delivers. `snapshot` is the previous one when this run's tables equal it."""
+    """What a run has in hand before it delivers. `snapshot` is the previous one when this run's tables equal it.
+
+    `tables` is the folder of the tables, `earlier` are the snapshots that what moved in them is told from.
+    """
 
     folder: Path
+    tables: Path
+    earlier: tuple[tuple[datetime, Path], ...]
     snapshot: Snapshot | None
     previous: Path | None
     tables_key: str
@@ -247,14 +309,16 @@ def _prepared(flow: OpenFlow, options: Options, run_id: str, at: datetime, *, pr
                     flow.state.renew(run_id, flow.now())
         key = _tables_key(flow, taken, at)
         same = last if last and previous and last.tables_key == key else None
+        until = same.at if same else at
+        earlier = [(one.at, flow.store.path(one.name)) for one in snapshots if one.at < until and flow.store.path(one.name).is_dir()]
         if same is None:
-            earlier = [(one.at, flow.store.path(one.name)) for one in snapshots if one.at < at and flow.store.path(one.name).is_dir()]
             compute_tables(engine, flow.config, folder, at, earlier, flow.progress)
         engine.close()  # gives back what computing took
         engine = _engine(flow, spill)
-        computed = load_tables(engine, (previous if same and previous else folder) / "tables")
+        tables = (previous if same and previous else folder) / "tables"
+        computed = load_tables(engine, tables)
         warnings = tuple(warning for one in taken for warning in one.warnings)
-        yield Prepared(folder, same, previous, key, tuple(taken), computed, warnings)
+        yield Prepared(folder, tables, tuple(earlier), same, previous, key, tuple(taken), computed, warnings)
     finally:
         engine.close()
         flow.store.discard(folder)
@@ -273,61 +337,45 @@ def _tables_key(flow: OpenFlow, taken: list[Taken], at: datetime) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
-def _gate(flow: OpenFlow, prepared: Prepared) -> None:
-    before = prepared.previous / "tables" / "deals.parquet" if prepared.previous else None
-    if prepared.snapshot is None and before is not None and before.is_file():
-        engine = prepared.computed.tables.engine
-        judge(flow.config.gate, totals(engine, before), totals(engine, "deals"))
+def _gate(flow: OpenFlow, prepared: Prepared) -> list[str]:
+    """What speaks against publishing. The first run and one with the same tables have nothing to be compared with."""
+    if prepared.snapshot is not None or prepared.previous is None:
+        return []
+    before = flow.state.marks(flow.name)
+    steady = {one.source for one in prepared.taken if (mark := before.get((one.source, one.entity))) and mark.config == one.mark.config}
+    synced = {(one.source, one.entity) for one in prepared.taken if one.incremental}
+    return reasons(flow.config.gate, prepared.computed.tables.engine, prepared.previous, prepared.folder, steady, synced)
 
 
 def _deliver(
     flow: OpenFlow, options: Options, run_id: str, at: datetime, prepared: Prepared, manifest: dict[str, Any]
 ) -> dict[str, Receipt]:
-    """Every target in turn; one that cannot be written does not keep the others from it. Raises the gravest error at the end."""
-    receipts: dict[str, Receipt] = {}
-    errors: list[ConnectorError] = []
+    """Every target in turn. Raises the gravest error at the end."""
+    box = Outbox(
+        flow=flow.name,
+        config=flow.config,
+        state=flow.state,
+        run_id=run_id,
+        at=at,
+        key=prepared.tables_key,
+        dry_run=options.dry_run,
+        manifest=manifest,
+        progress=flow.progress,
+        now=flow.now,
+        fingerprint=_print_of,
+    )
     for target in flow.targets:
-        earlier = flow.state.receipt(flow.name, target.identity)
-        facts = {"refreshed_at": at.astimezone(flow.config.zone), "flow": flow.name, "run_id": run_id, "kpi": prepared.computed.facts}
-        facts["sources"] = manifest["sources"]
-        run = Run(
-            flow=flow.name,
-            run_id=run_id,
-            at=at,
-            timezone=flow.config.zone,
-            locale=flow.config.locale,
-            currency=prepared.computed.currency,
-            previous=earlier[1] if earlier else None,
-            fresh=earlier is None or earlier[0] != prepared.tables_key,
-            dry_run=options.dry_run,
-            facts=facts,
-            memory=flow.state.memory(flow.name, target.identity),
-            remember=lambda memory, target=target: flow.state.remember(flow.name, target.identity, memory),  # type: ignore[misc]
-            progress=flow.progress,
-        )
-        clock = monotonic()
-        try:
-            empty = getattr(target.sink, "takes_empty", False)
-            tables = dict(outputs(prepared.computed.tables, target.specs, prepared.computed.currency, target.place, empty=empty))
-            receipt = target.sink.write(tables, run)
-        except ConnectorError as error:
-            errors.append(error)
-            failed = Receipt(target.place, "unchanged", why=str(error))
-            manifest["sinks"].append(_sink_report(target, failed, monotonic() - clock) | {"outcome": "failed"})
+        each = target.config.each if isinstance(target.config, EachConfig) else None
+        if each is None:
+            box.send(target, prepared.computed)
             continue
-        receipts[target.identity] = receipt
-        manifest["warnings"] += [f"{receipt.target}: {warning}" for warning in receipt.warnings]
-        manifest["sinks"].append(_sink_report(target, receipt, monotonic() - clock))
-    if errors:
-        for other in errors[1:]:
-            LOG.error("%s", other)
-        raise next((error for error in errors if not isinstance(error, TransientError)), errors[0])
-    return receipts
-
-
-def _sink_report(target: Target, receipt: Receipt, seconds: float) -> dict[str, Any]:
-    report = {name: value for name, value in asdict(receipt).items() if name != "warnings"}
-    return {"sink": target.identity.partition(":")[0], **report, "seconds": round(seconds, 3)}
+        whole = Whole(prepared.folder, prepared.tables, prepared.earlier, at)
+        burst = Burst(flow.config, each, whole, prepared.folder.with_suffix(".spill") / "each", partial(_engine, flow))
+        try:
+            box.send_each(target, burst)
+        finally:
+            burst.close()
+    return box.settle()
 
 
 def _translated(error: BaseException) -> BaseException:
@@ -393,12 +441,23 @@ def query_flow(flow: OpenFlow, sql: str, limit: int | None) -> Iterator[pa.Recor
 
 def check_flow(flow: OpenFlow) -> Iterator[Finding]:
     """Try everything the flow names, read-only."""
+    known, all_known = set(TABLES), True
     for named in flow.sources:
-        yield from _findings(f"source {named.name}", named.source.check)
-    known = {*TABLES, *(entity.name for named in flow.sources for entity in named.source.entities())}
+        fine = True
+        for finding in _findings(f"source {named.name}", named.source.check):
+            fine = fine and finding.ok
+            yield finding
+        try:
+            known.update(entity.name for entity in named.source.entities())
+        except ConnectorError as error:
+            all_known = False
+            if fine:  # else what was found says why
+                yield Finding(f"source {named.name}", ok=False, detail=str(error), remedy=error.remedy or "", exit_code=error.exit_code)
+    for notifier in flow.config.notify:
+        yield from _findings(f"notify: {notifier.type}", partial(flow.notices.check, notifier))
     for index, target in enumerate(flow.targets):
         for spec in target.specs or ():
-            if spec.source is not None and spec.source not in known:
+            if all_known and spec.source is not None and spec.source not in known:
                 detail = f"no table {spec.source!r}; {nearest(spec.source, sorted(known))}"
                 yield Finding(f"{target.place}.tables", ok=False, detail=detail, remedy="correct `from`", exit_code=2)
         yield from _findings(f"sink {index + 1} ({target.identity.partition(':')[0]})", target.sink.check)

@@ -18,6 +18,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import requests
+from urllib3.exceptions import NewConnectionError
 
 from connector.errors import AuthError, ConfigError, SourceError, TransientError
 
@@ -182,6 +183,15 @@ def unanswered(place: str, error: requests.RequestException) -> ConfigError | Tr
 def untrusted(error: Exception) -> bool:
     """Whether it was the server's certificate; a connection that breaks during TLS is an SSLError too."""
     return isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error)
+
+
+def unsent(error: requests.RequestException) -> bool:
+    """Whether a request cannot have reached the server, so that sending it again cannot do anything twice."""
+    if not isinstance(error, LOST) or isinstance(
+        error, requests.ConnectTimeout | requests.exceptions.ProxyError | requests.exceptions.SSLError
+    ):
+        return True
+    return isinstance(getattr(error.args[0] if error.args else None, "reason", None), NewConnectionError)
 
 
 def host(url: str | bytes) -> str:

@@ -49,6 +49,7 @@ class Taken:
     mark: Mark
     report: Mapping[str, Any]
     warnings: tuple[str, ...]
+    incremental: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Intake:
         before = self.previous.get((named.name, entity.name))
         base = self._base(named, entity)
         sent, retried, started = named.session.requests_sent, named.session.retries, monotonic()
-        own = _overrides(entity, self.fields)
+        own = _overrides(named.name, entity, self.fields)
         config = _fingerprint(named, entity, own, self.zone)
         stale = base is None or before is None or before.config != config or self.full
         due = before is not None and entity.incremental and self.now() - before.full_at >= self.full_refresh
@@ -117,7 +118,7 @@ class Intake:
             "retries": named.session.retries - retried,
             "seconds": round(monotonic() - started, 3),
         }
-        return Taken(named.name, entity.name, mark, report, tuple(f"{what}: {warning}" for warning in result.warnings))
+        return Taken(named.name, entity.name, mark, report, tuple(f"{what}: {warning}" for warning in result.warnings), entity.incremental)
 
     def _base(self, named: Named, entity: Entity) -> Path | None:
         """The entity's file in the previous snapshot. A mark without its file (a backup half restored) counts as never read."""
@@ -181,16 +182,17 @@ def _key(engine: Engine, entity: Entity, table: str) -> tuple[str, ...]:
     return key if set(key) <= set(there) else ()
 
 
-def _overrides(entity: Entity, fields: Mapping[str, str]) -> dict[str, str]:
-    """What `model.fields` says of this entity: `amount` is of deals, `leads.value` of leads."""
+def _overrides(source: str, entity: Entity, fields: Mapping[str, str]) -> dict[str, str]:
+    """What `model.fields` says of this entity: `amount` is of deals, `leads.value` of leads, `crm.leads.value` of source `crm` alone."""
     own = {}
-    for name, source in fields.items():
-        table, _, column = name.rpartition(".")
+    for name in sorted(fields, key=lambda name: name.count(".")):  # what is said of one source goes before what is said of all
+        place, _, column = name.rpartition(".")
+        only, _, table = place.rpartition(".")
         columns = ENTITIES.get(table or "deals")
         if columns is None or column not in columns.names:
             raise ConfigError(f"model.fields: no canonical column {name!r}; {nearest(column, columns.names if columns else ENTITIES)}")
-        if (table or "deals") == entity.name:
-            own[column] = source
+        if (table or "deals") == entity.name and only in ("", source):
+            own[column] = fields[name]
     return own
 
 

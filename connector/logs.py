@@ -23,13 +23,13 @@ class Redaction(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._secrets: set[str] = set()
+        self.secrets: set[str] = set()
 
     def learn(self, secrets: Iterable[str]) -> None:
-        self._secrets.update(secret for secret in secrets if len(secret) >= 4)
+        self.secrets.update(secret for secret in secrets if len(secret) >= 4)
 
     def clean(self, text: str) -> str:
-        for secret in sorted(self._secrets, key=len, reverse=True):
+        for secret in sorted(self.secrets, key=len, reverse=True):
             text = text.replace(secret, HIDDEN)
         return text
 
@@ -59,6 +59,8 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "message": record.getMessage(),
         }
+        if hasattr(record, "flow"):
+            line["flow"] = record.flow
         if record.exc_info:
             line["traceback"] = REDACTION.clean(self.formatException(record.exc_info))
         return json.dumps(line, ensure_ascii=False)
@@ -68,7 +70,8 @@ class Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         label = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         trace = f"\n{REDACTION.clean(self.formatException(record.exc_info))}" if record.exc_info else ""
-        return f"{label}{record.getMessage()}{trace}"
+        flow = f"{record.flow}: " if hasattr(record, "flow") else ""
+        return f"{label}{flow}{record.getMessage()}{trace}"
 
 
 def configure(style: Literal["text", "json"], level: str, stream: TextIO | None = None) -> None:
@@ -90,7 +93,11 @@ def secrets_of(model: BaseModel) -> Iterable[str]:
 def _secrets(value: Any) -> Iterable[str]:
     match value:
         case SecretStr():
-            yield value.get_secret_value()
+            secret = value.get_secret_value()
+            yield secret
+            path = secret.partition("://")[2].partition("/")[2]
+            if len(path) >= 16:  # a webhook: what libraries say of an address is its path
+                yield path
         case BaseModel():
             yield from secrets_of(value)
         case Mapping():

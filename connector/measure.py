@@ -23,8 +23,12 @@ from connector.model import ENTITIES
 from connector.store import share, write_parquet
 
 CATALOGUE: Final = "catalogue.json"
+SOURCES: Final = "sources/*/*.parquet"  # what each source gave, in a snapshot's folder
 MEMORY: Final = Path("memory", "deals.parquet")  # what later runs tell movement from
 WEEKS: Final = 13
+WATCHED: Final = timedelta(
+    weeks=8
+)  # stages are told from our own snapshots once they reach back so far; before, most deals were seen in one stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ def compute_tables(
     folder: Path,
     at: datetime,
     earlier: Sequence[tuple[datetime, Path]],
-    progress: Callable[[str, int, int | None], None],
+    progress: Callable[[str, int, int | None], None] = lambda _what, _done, _total: None,
 ) -> None:
     """From `<folder>/sources/<source>/<entity>.parquet` to `<folder>/tables/<table>.parquet`, with a catalogue beside them.
 
@@ -52,7 +56,7 @@ def compute_tables(
     """
     entities: dict[str, dict[str, list[Path]]] = {}
     plain: dict[str, Path] = {}
-    for file in sorted(folder.glob("sources/*/*.parquet")):
+    for file in sorted(folder.glob(SOURCES)):
         source, name = file.parent.name, file.stem
         if name in ENTITIES:
             entities.setdefault(name, {})[source] = [file]
@@ -62,7 +66,8 @@ def compute_tables(
             raise ConfigError(f"source {source!r}: table {name!r}: {whose}", remedy="give one of them another name")
         plain[name] = file
     past = landmarks(earlier, at)
-    seen = {moment: deals for moment, snapshot in past if (deals := _deals_of(snapshot))}
+    watched = past if past and at - past[0][0] >= WATCHED else []
+    seen = {moment: deals for moment, snapshot in watched if (deals := _deals_of(snapshot))}
     assembled = assemble(engine, entities, config.model, at=at, timezone=config.zone, earlier=seen)
     memories = [[file] for _, snapshot in past if (file := snapshot / MEMORY).is_file()]
     made = compute(engine, assembled, config.model, memories=memories, locale=config.locale)
@@ -91,7 +96,7 @@ def compute_tables(
         "headline": {row["metric"]: row["value"] for row in kpis if row["period"] == "all"},
         "facts": {f"{row['metric']}.{row['period']}": row["value"] for row in kpis},
     }
-    (folder / "tables" / CATALOGUE).write_text(json.dumps(catalogue, indent=1), "utf-8")
+    (folder / "tables" / CATALOGUE).write_text(json.dumps(catalogue), "utf-8")
 
 
 def landmarks(snapshots: Sequence[tuple[datetime, Path]], at: datetime) -> list[tuple[datetime, Path]]:
@@ -103,11 +108,7 @@ def landmarks(snapshots: Sequence[tuple[datetime, Path]], at: datetime) -> list[
 
 def _deals_of(snapshot: Path) -> dict[str, list[Path]]:
     """The `deals` entity of each source in a snapshot."""
-    return {
-        file.parent.name: [file]
-        for file in sorted(snapshot.glob("*/deals.parquet"))
-        if file.parent.name not in (MEMORY.parent.name, "tables")
-    }
+    return {file.parent.name: [file] for file in sorted(snapshot.glob(SOURCES)) if file.stem == "deals"}
 
 
 def load_tables(engine: Engine, folder: Path) -> Computed:
@@ -119,7 +120,7 @@ def load_tables(engine: Engine, folder: Path) -> Computed:
         infos[table["name"]] = TableInfo(table["name"], table["title"], columns, tuple(table["key"]), table["description"])
         engine.parquet(table["name"], [folder / f"{table['name']}.parquet"])
     return Computed(
-        Tables(engine, infos),
+        Tables(engine, infos, catalogue["currency"]),
         catalogue["currency"],
         catalogue["report"],
         catalogue["headline"],

@@ -220,3 +220,22 @@ DEALS: Final[tuple[str, ...]] = (
     "url",
     "source",
 )
+
+#: columns of `deals` whose values deals can be divided by
+DIMENSIONS: Final[tuple[str, ...]] = (
+    "owner",
+    "team",
+    "manager",
+    "region",
+    "segment",
+    "account",
+    "product",
+    "product_category",
+    "lead_source",
+    "pipeline",
+    "stage",
+    "forecast_category",
+    "currency",
+    "size_bucket",
+    "source",
+)

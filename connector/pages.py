@@ -213,24 +213,46 @@ def side_by_side(work: Callable[[T], R], tasks: Iterable[T], workers: int) -> It
 
 
 class Pace:
-    """Keeps calls within a budget of so many per window. Safe to share between threads; `calls` may be changed while it runs."""
+    """Keeps calls within a budget of so many per window: `with pace:` around each call. Threads may share it; `calls` may be changed.
+
+    A service counts a call when it arrives, which is some time between its sending and its answer. So a call takes its place in the
+    budget until a window after its answer: however slow the way, no window of the service ever holds more.
+    """
 
     def __init__(self, calls: int, seconds: float, *, now: Callable[[], datetime], sleep: Callable[[float], None]) -> None:
         self.calls = calls
         self._window = timedelta(seconds=seconds)
         self._now = now
         self._sleep = sleep
-        self._stamps: deque[datetime] = deque()
-        self._lock = threading.Lock()
+        self._under_way = 0
+        self._answered: deque[datetime] = deque()
+        self._door = threading.Lock()  # one waits, the others wait behind
+        self._changed = threading.Condition()
 
-    def wait(self) -> None:
-        """Return when one more call is within the budget."""
-        with self._lock:
+    def __enter__(self) -> None:
+        with self._door:
             at = self._now()
-            while self._stamps and at - self._stamps[0] >= self._window:
-                self._stamps.popleft()
-            if len(self._stamps) >= self.calls:
-                due = self._stamps[len(self._stamps) - self.calls] + self._window
+            due = self._due(at)
+            if due > at:
                 self._sleep((due - at).total_seconds())
-                at = max(due, self._now())
-            self._stamps.append(at)
+            with self._changed:
+                self._forget(max(due, self._now()))
+                self._under_way += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._answered.append(self._now())
+            self._under_way -= 1
+            self._changed.notify()
+
+    def _due(self, at: datetime) -> datetime:
+        """When one more call is within the budget."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._under_way < self.calls)
+            self._forget(at)
+            over = self._under_way + len(self._answered) - self.calls
+            return self._answered[over] + self._window if over >= 0 else at
+
+    def _forget(self, at: datetime) -> None:
+        while self._answered and at - self._answered[0] >= self._window:
+            self._answered.popleft()

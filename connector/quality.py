@@ -101,7 +101,7 @@ def findings(engine: Engine, assembled: Assembled, said: Mapping[str, Any]) -> l
     return [
         (
             said["findings"][check.code]["finding"].format(currencies=", ".join(assembled.unconverted)),
-            said["severities"][check.severity],
+            check.severity,
             check.table,
             count,
             ids,

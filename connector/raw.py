@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from itertools import count
 from typing import Any, Final
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from connector.spool import ROW, Kind, Spool
 _TYPES: Final[dict[Kind, str]] = {"whole": "bigint", "number": "double", "boolean": "boolean", "date": "date", "instant": "timestamptz"}
 #: a column's name rather than an expression: words, perhaps with dots, hyphens and spaces
 _NAME: Final = re.compile(r"(?!(?:null|true|false)$)[^\W\d][\w.]*(?:[ -]+[\w.]+)*", re.IGNORECASE)
+_NUMBERS: Final = count()  # several reads may be open in one engine
 
 
 class Raw:
@@ -26,8 +28,7 @@ class Raw:
         self._entity = entity
         self._spool = spool
         self._engine = engine
-        taken = engine.tables()
-        self._view = next(name for number in range(len(taken) + 1) if f"{(name := f'·{entity.name}·{number}·')}0" not in taken)
+        self._view = f"·{entity.name}·{next(_NUMBERS)}·"
         self._helpers: list[str] = []
         for index, (path, _) in enumerate(spool.files):
             engine.parquet(f"{self._view}{index}", [path])
@@ -65,7 +66,7 @@ class Raw:
             return self._absent(place, written, f"no column {written!r}; {nearest(written, self.columns)}")
         try:
             single_expression(written)
-            self._engine.schema(f"select {written} as c from {self.table}")
+            self._engine.schema(f"select {written} as c from {self._probe}")
         except SqlError as error:
             if missing := unknown_column(error, self.columns):
                 return self._absent(place, written, missing)
@@ -95,6 +96,14 @@ class Raw:
             typed.append(f"{f'cast({self.text(name)} as {_TYPES[kind]})' if kind in _TYPES else self.text(name)} as {quoted(name)}")
         return f"(select {', '.join(['*', *typed])} from ({self._rows()}))"
 
+    @cached_property
+    def _probe(self) -> str:
+        """The same table without rows, in memory: what an expression gives is found out without opening files."""
+        name = f"{self._view}probe"
+        self._engine.store(name, f"select * from {self.table} limit 0")
+        self._helpers.append(name)
+        return quoted(name)
+
     def _rows(self) -> str:
         width = len(self.columns)
         columns = [quoted(f"·{index}") for index in range(width)]
@@ -109,7 +118,7 @@ class Raw:
         """What each expression gives."""
         if not columns:
             return {}
-        schema = self._engine.schema(f"select {_named(columns)} from {self.table}")
+        schema = self._engine.schema(f"select {_named(columns)} from {self._probe}")
         return {name: schema.field(name).type for name in columns}
 
     def stream(self, columns: Mapping[str, str], condition: str) -> Iterator[pa.RecordBatch]:

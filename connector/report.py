@@ -7,18 +7,26 @@ import io
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 import click
 import pyarrow as pa
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from connector.definitions import METRICS
-from connector.delivery import Tables
+from connector.definitions import METRICS, Column
+from connector.delivery import KPI_VALUES, Tables
+
+#: columns of `kpis` that are counts or sums of whatever its row is about
+KPI_PARTS: Final = ("numerator", "denominator")
+WIDEST: Final = 48  # a wider text goes on in the next line
+FEW: Final = 3
+GAP: Final = 3  # what stands between two columns
 
 
 def story(manifest: Mapping[str, Any]) -> str:
@@ -29,7 +37,7 @@ def story(manifest: Mapping[str, Any]) -> str:
         lines.append(
             f"  read   {read['source']}.{read['entity']}: {read['rows_read']:,} rows" + (f" ({moved})" if moved else f" ({read['mode']})")
         )
-    for sink in manifest["sinks"]:
+    for sink in _shown(manifest["sinks"]):
         rows = ", ".join(f"{name.partition('#')[0]} {count:,}" for name, count in list(sink["rows"].items())[:4])
         more = f" and {len(sink['rows']) - 4} more tables" if len(sink["rows"]) > 4 else ""
         parts = (
@@ -39,6 +47,15 @@ def story(manifest: Mapping[str, Any]) -> str:
         lines.append(f"  sink   {sink['target']}: {what}{f' ({rows}{more})' if rows else ''}{parts}")
     lines += [f"  warn   {warning}" for warning in manifest["warnings"]]
     return "\n".join(lines)
+
+
+def _shown(sinks: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Where one sink has a target for each of many values, those with nothing to tell are one line."""
+    quiet = [sink for sink in sinks if "each" in sink and sink["outcome"] == "unchanged"]
+    many = len(quiet) > FEW
+    yield from (sink for sink in sinks if not (many and sink in quiet))
+    if many:
+        yield {"target": f"{len(quiet)} others", "outcome": "unchanged", "why": "", "rows": {}, "parts_changed": ()}
 
 
 def show_tables(tables: Tables, style: str) -> None:
@@ -51,14 +68,17 @@ def show_tables(tables: Tables, style: str) -> None:
     )
 
 
-def show(reader: pa.RecordBatchReader, style: str, columns: Mapping[str, Any]) -> None:
-    """Rows as a table for people, as CSV, or as one JSON array of objects, streamed."""
+def show(reader: pa.RecordBatchReader, style: str, columns: Mapping[str, Column], currency: str | None = None) -> None:
+    """Rows as a table for people, as CSV, or as one JSON array of objects, streamed.
+
+    `columns` say what is measured in what, `currency` is that of money in the reporting currency.
+    """
     if style == "json":
         _json(reader)
     elif style == "csv":
         _csv(reader)
     else:
-        _table(reader, columns)
+        _table(reader, columns, currency)
 
 
 def _json(reader: pa.RecordBatchReader) -> None:
@@ -99,32 +119,83 @@ def _csv(reader: pa.RecordBatchReader) -> None:
             writer.writerow("" if value is None else plain(value) for value in row.values())
 
 
-def _table(reader: pa.RecordBatchReader, columns: Mapping[str, Any]) -> None:
-    table = Table(show_edge=False, pad_edge=False, header_style="bold")
-    for field in reader.schema:
-        unit = getattr(columns.get(field.name), "unit", "")
-        numeric = pa.types.is_integer(field.type) or pa.types.is_floating(field.type) or pa.types.is_decimal(field.type)
-        heading = field.name if unit in ("", "text", "id", "date", "count", "url") else f"{field.name}\n({unit})"
-        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
-    count = 0
+# ── for people ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _table(reader: pa.RecordBatchReader, columns: Mapping[str, Column], currency: str | None) -> None:
+    """Units in a second line of the heading, numbers at the right. What is wider than the terminal goes on below, after its first column."""
+    units = {name: columns[name].unit if name in columns else "" for name in reader.schema.names}
+    by_row = "unit" in columns and "metric" in columns  # kpis: each row has its unit
+    said = [_unit(name, columns, currency, by_row=by_row) for name in reader.schema.names]
+    headings = [f"{name}\n{unit}" if any(said) else name for name, unit in zip(reader.schema.names, said, strict=True)]
+    rows = []
     for batch in reader:
         for row in batch.to_pylist():
-            table.add_row(*(_cell(value, getattr(columns.get(name), "unit", "")) for name, value in row.items()))
-            count += 1
-    _print(table)
-    click.echo(f"{count:,} row{'s' if count != 1 else ''}")
+            own = dict.fromkeys(KPI_VALUES, row["unit"]) if by_row else {}
+            rows.append(
+                [_measured(value, own[name], currency) if name in own else _cell(value, units[name]) for name, value in row.items()]
+            )
+    numeric = [(by_row and field.name in KPI_VALUES) or _is_number(field.type) for field in reader.schema]
+    widths = [
+        min(WIDEST, max(map(cell_len, (*heading.split("\n"), *(row[at] for row in rows))), default=0))
+        for at, heading in enumerate(headings)
+    ]
+    for place, band in enumerate(_bands(widths, Console().width if sys.stdout.isatty() else sys.maxsize)):
+        table = Table(show_edge=False, pad_edge=False, header_style="bold")
+        for at in band:
+            table.add_column(Text(headings[at]), justify="right" if numeric[at] else "left", overflow="fold", max_width=WIDEST)
+        for row in rows:
+            table.add_row(*(Text(row[at]) for at in band))
+        if place:
+            click.echo()
+        _print(table)
+    click.echo(f"{len(rows):,} row{'s' if len(rows) != 1 else ''}")
+
+
+def _bands(widths: Sequence[int], room: int) -> Iterator[list[int]]:
+    """Columns that fit side by side, each band led by the first column."""
+    band, used = [0], widths[0] if widths else 0
+    for at in range(1, len(widths)):
+        if len(band) > 1 and used + GAP + widths[at] > room:
+            yield band
+            band, used = [0], widths[0]
+        band.append(at)
+        used += GAP + widths[at]
+    yield band[: len(widths)]
+
+
+def _unit(name: str, columns: Mapping[str, Column], currency: str | None, *, by_row: bool) -> str:
+    """What a column is measured in, for its heading."""
+    column = columns.get(name)
+    if column is None or (by_row and name in (*KPI_VALUES, *KPI_PARTS)):
+        return ""
+    if column.unit.startswith("money"):
+        where = "own currency" if column.foreign else currency or ""
+        return f"{where} per day".strip() if column.unit == "money per day" else where
+    return {"percent": "%", "days": "days", "ratio": "ratio"}.get(column.unit, "")
 
 
 def _cell(value: Any, unit: str) -> str:
+    """A value as people write it."""
     if value is None:
         return ""
-    if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
-        if unit == "percent":
-            return f"{float(value):.1%}"
-        if unit.startswith("money"):
-            return f"{value:,.2f}"
-        return f"{value:,}" if isinstance(value, int) else f"{float(value):,.2f}".rstrip("0").rstrip(".")
-    return str(plain(value))
+    if not isinstance(value, (int, float, Decimal)) or isinstance(value, bool):
+        return str(plain(value))
+    if unit == "percent":
+        return f"{float(value):.1%}"
+    if unit.startswith("money"):
+        return f"{value:,.2f}"
+    return f"{value:,}" if isinstance(value, int) else f"{float(value):,.2f}".rstrip("0").rstrip(".")
+
+
+def _measured(value: Any, unit: str, currency: str | None) -> str:
+    """A number with its unit, where every row has another."""
+    with_unit = {"money": f" {currency}", "money per day": f" {currency}/day"} if currency else {}
+    return f"{_cell(value, unit)}{(with_unit | {'days': ' d', 'ratio': ' ×'}).get(unit, '')}" if value is not None else ""
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
 def _print(table: Table) -> None:
@@ -132,7 +203,7 @@ def _print(table: Table) -> None:
         Console().print(table)
         return
     text = io.StringIO()
-    Console(file=text, width=max(200, 30 * len(table.columns)), no_color=True).print(table)
+    Console(file=text, width=max(200, 50 * len(table.columns)), no_color=True).print(table)
     click.echo("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
 
 

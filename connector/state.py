@@ -34,6 +34,20 @@ MIGRATIONS: Final = (
     create table memory (flow text not null, sink text not null, memory text not null, primary key (flow, sink));
     create table receipt (flow text not null, sink text not null, tables_key text not null, receipt text not null, primary key (flow, sink));
     """,
+    """
+    create table incident (
+        id integer primary key, flow text not null, cause text not null, event text not null, run_id text not null, exit_code integer not null,
+        reason text not null, remedy text not null, opened_at text not null, last_at text not null, runs integer not null, closed_at text
+    );
+    create unique index open_incident on incident (flow, cause) where closed_at is null;
+    create table notice (
+        id integer primary key, flow text not null, notifier text not null, topic text not null, made_at text not null, message text not null,
+        outcome text not null default 'pending', unique (flow, notifier, topic)
+    );
+    """,
+    """
+    create table due (flow text primary key, plan text not null, upto text not null, due text, started_at text);
+    """,
 )
 LEASE: Final = timedelta(minutes=30)
 
@@ -65,7 +79,7 @@ class State:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # a copy of the CRM lies in it
             self._db = _open(folder / "state.db", wal=True)
         except (OSError, sqlite3.OperationalError) as error:
             raise ConfigError(f"{folder}: the data folder cannot be used: {error}", remedy="name a writable folder with --data") from error
@@ -73,6 +87,11 @@ class State:
 
     def close(self) -> None:
         self._db.close()
+
+    @property
+    def db(self) -> sqlite3.Connection:
+        """For modules that keep tables of their own in it."""
+        return self._db
 
     def _migrate(self) -> None:
         (version,) = self._db.execute("pragma user_version").fetchone()
@@ -94,9 +113,10 @@ class State:
     # ── the lease ───────────────────────────────────────────────────────────────────────────
 
     @contextmanager
-    def lease(self, run_id: str, flow: str, at: datetime, now: datetime) -> Iterator[None]:
-        """Hold the flow for this run. Raises BusyError naming the run that holds it."""
+    def lease(self, run_id: str, flow: str, at: datetime, now: datetime) -> Iterator[str | None]:
+        """Hold the flow for this run; gives the id of the run before when that was killed. Raises BusyError naming the run that holds it."""
         lock = self._lock(flow)
+        killed = None
         try:
             with self.transaction():
                 running = self._running(flow)
@@ -105,14 +125,24 @@ class State:
                         "update run set outcome = 'killed', finished_at = ?, message = 'the process ended without a word' where id = ?",
                         (_text(now), running["id"]),
                     )
-                    running = None
+                    killed, running = running["id"], None
                 if running or lock is None:
                     raise BusyError(_busy(flow, running), remedy="wait for it to end; a killed run frees the flow by itself")
                 self._db.execute(
                     "insert into run (id, flow, at, started_at, pid, host, lease_until) values (?, ?, ?, ?, ?, ?, ?)",
                     (run_id, flow, _text(at), _text(now), os.getpid(), socket.gethostname(), _text(now + LEASE)),
                 )
-            yield
+            yield killed
+        finally:
+            if lock is not None:
+                lock.close()
+
+    @contextmanager
+    def alone(self, name: str) -> Iterator[bool]:
+        """Hold the lock of that name, which ends with the process; False when another process has it."""
+        lock = self._lock(name)
+        try:
+            yield lock is not None
         finally:
             if lock is not None:
                 lock.close()
@@ -177,6 +207,10 @@ class State:
             "update run set outcome = ?, finished_at = ?, exit_code = ?, message = ?, manifest = ? where id = ?",
             (outcome, _text(now), exit_code, message, json.dumps(manifest, default=str), run_id),
         )
+
+    def amend(self, run_id: str, manifest: Mapping[str, Any]) -> None:
+        """Put the manifest of a finished run as it is now: what was told of it, and how that went."""
+        self._db.execute("update run set manifest = ? where id = ?", (json.dumps(manifest, default=str), run_id))
 
     # ── reading ─────────────────────────────────────────────────────────────────────────────
 

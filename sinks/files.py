@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO, ClassVar, Final, Literal
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
-from connector.api import Finding, Location, Output, PluginConfig, Receipt, Run, TableSpec
+from connector.api import EachConfig, Finding, Location, Output, PluginConfig, Receipt, Run, TableSpec
 from connector.errors import ConfigError, TargetError, TransientError
 from connector.http import Session
 
@@ -37,9 +38,11 @@ class FileSpec(TableSpec):
     )
 
 
-class FilesSinkConfig(PluginConfig):
+class FilesSinkConfig(EachConfig):
     """A folder of files, one for each table."""
 
+    templated: ClassVar[str] = "folder"
+    placed: ClassVar[tuple[str, ...]] = ("type", "folder", "format")
     type: Literal["files"] = "files"
     folder: Location = Field(description="Folder the files are in; made when it is missing.")
     format: Format = Field("csv", description="csv, jsonl (JSON Lines) or parquet.")
@@ -66,6 +69,7 @@ class FilesSink:
     def __init__(self, config: FilesSinkConfig, session: Session) -> None:
         self._format: Format = config.format
         self._folder = Path(config.folder)
+        self._manifest = config.manifest
 
     def check(self) -> Iterator[Finding]:
         there = next(folder for folder in (self._folder, *self._folder.absolute().parents) if folder.exists())
@@ -82,12 +86,19 @@ class FilesSink:
         else:
             yield Finding(str(self._folder), ok=True, detail="there" if there == self._folder else "will be created")
 
+    def standing(self, run: Run) -> Receipt | None:
+        """The receipt, if neither tables nor files have changed since the last run; else None."""
+        before = self._hashes(run.memory.get("files", {}))
+        if not run.previous or run.fresh or _version(before) != run.previous.version_after:
+            return None
+        made = self._receipt("unchanged", {}, before, before, "neither the data nor the files have changed since the last run")
+        return replace(made, rows=run.previous.rows)
+
     def write(self, tables: Mapping[str, Output], run: Run) -> Receipt:
         """Raises TargetError with the old files in place when the new ones cannot be written."""
+        if standing := self.standing(run):
+            return standing
         ours: dict[str, str] = dict(run.memory.get("files", {}))
-        before = self._hashes(ours)
-        if run.previous and not run.fresh and _version(before) == run.previous.version_after:
-            return self._receipt("unchanged", tables, before, before, "neither the data nor the files have changed since the last run")
         with self._explained(), self._partial(run) as partial:
             after = {}
             for done, (file, output) in enumerate(self._named(tables).items()):
@@ -109,6 +120,16 @@ class FilesSink:
                 (self._folder / file).unlink(missing_ok=True)
             run.remember({"files": after})
         return self._receipt("written", tables, before, after, "", [*changed, *stale], size)
+
+    def wants_manifest(self) -> bool:
+        return self._manifest
+
+    def leave_manifest(self, manifest: bytes) -> None:
+        """`manifest.json` in the folder. Raises TargetError or TransientError; the files stand."""
+        with self._explained(), TemporaryDirectory(prefix=PARTIAL, dir=self._folder) as partial:
+            file = Path(partial, "manifest.json")
+            file.write_bytes(manifest)
+            file.replace(self._folder / file.name)
 
     def _named(self, tables: Mapping[str, Output]) -> dict[str, Output]:
         files: dict[str, Output] = {}

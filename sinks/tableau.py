@@ -54,6 +54,7 @@ class TableauTable(TableSpec):
 
 
 class TableauSinkConfig(NetworkConfig, Access):
+    placed: ClassVar[tuple[str, ...]] = ("type", "server", "site", "project")
     type: Literal["tableau"] = "tableau"
     timeout: float = Field(900, gt=0, description="Seconds to wait for an answer; uploads of large tables take long.")
     project: str = Field(min_length=1, description="Project to publish to, by its path: Sales/Published. It must exist.")
@@ -133,6 +134,7 @@ class TableauSink:
     """Publishes each table as a data source, whole or by its changed rows, after all of them are written and judged."""
 
     Config: ClassVar[type[PluginConfig]] = TableauSinkConfig
+    takes_empty: ClassVar[bool] = True  # a table that has lost its rows must lose them in Tableau too
 
     def __init__(self, config: TableauSinkConfig, session: Session) -> None:
         self._config = config
@@ -163,8 +165,8 @@ class TableauSink:
 
     def write(self, tables: Mapping[str, Output], run: Run) -> Receipt:
         """Publish what changed. Raises TargetError, AuthError or TransientError; every data source is then wholly old or wholly new."""
-        named = self._named(tables)
         notes = {name: Note.read(value) for name, value in run.memory.get("tables", {}).items()}
+        named = {name: output for name, output in self._named(tables).items() if output.spec or output.rows or name in notes}
         try:
             project = self._site.project_id()
             warnings = [] if run.dry_run else self._finish(notes, run)

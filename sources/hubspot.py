@@ -7,11 +7,10 @@ changed. Deleted and merged records come as ids to remove, from the archive, whi
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from decimal import Decimal
-from functools import cached_property
+from functools import cached_property, partial
 from http import HTTPStatus
 from itertools import pairwise
 from typing import Any, ClassVar, Final, Literal
@@ -28,15 +27,16 @@ from sources import hubspot_history as histories
 from sources import hubspot_tables as tables
 from sources.hubspot_api import HISTORY_PAGE, HOME, LIST_PAGE, Forbidden, Portal, Record, Refused, linked, typed
 from sources.hubspot_history import Histories, Stash
-from sources.hubspot_tables import Stage, Table
+from sources.hubspot_metadata import Metadata
+from sources.hubspot_tables import Table
 
 log = logging.getLogger(__name__)
 
 WITH_HISTORY: Final = frozenset({"deals", "stage_entries"})
 OVERLAP: Final = timedelta(minutes=10)
 ARCHIVE: Final = timedelta(days=85)  # of 90
-WORKERS: Final = 6
-FIRST_DAY: Final = "1900-01-01"
+Range = tuple[int, int | None]  # ids beyond the first, up to and with the second
+EVERYTHING: Final[Range] = (0, None)
 
 
 class HubSpotConfig(NetworkConfig):
@@ -64,19 +64,21 @@ class HubSpotSource:
 
     Config: ClassVar[type[HubSpotConfig]] = HubSpotConfig
     list_page: ClassVar[int | None] = None
-    pages_per_range: ClassVar[int] = 10
+    pages_per_range: ClassVar[int] = 20
+    workers: ClassVar[int] = 6
 
     def __init__(self, config: HubSpotConfig, session: Session) -> None:
         self.config = config
         self.session = session
         token = config.token.get_secret_value() if config.token else self._oauth(config, session)
         self.portal = Portal(session, base_url=config.base_url, token=token, version=config.api_version)
+        self.metadata = Metadata(self.portal)
         self._stash: Stash | None = None
         self._one_by_one = False
         self._special: dict[str, Callable[[], Iterator[Record]]] = {
-            "stages": self._stage_records,
-            "owners": self._owners,
-            "rates": self._rates,
+            "stages": self.metadata.stages,
+            "owners": self.metadata.owners,
+            "rates": self.metadata.rates,
         }
 
     def _oauth(self, config: HubSpotConfig, session: Session) -> OAuth:
@@ -101,12 +103,12 @@ class HubSpotSource:
         found += [Entity(table.entity, table.kind, self._columns(table), incremental=True) for table in simple]
         if self._activity_tables:
             found.append(Entity("activities", "engagements", tables.ACTIVITY, incremental=True))
-        if self._exchange_rates is not None:
+        if self.metadata.exchange_rates is not None:
             found.append(Entity("rates", "exchange rates", tables.RATES))
         return tuple(found)
 
     def _deal_columns(self) -> dict[str, str]:
-        stages, details = self._stages, self.portal.details
+        stages, details = self.metadata.deal_stages, self.portal.details
         currency = details.get("companyCurrency")
         probabilities = [(stage.id, str(stage.probability)) for stage in stages if stage.probability is not None]
         closed = f"{tables.status(stages)} <> 'open'"
@@ -131,13 +133,13 @@ class HubSpotSource:
         """A stage belongs to one pipeline, so its history tells also which pipeline a deal was in."""
         return {
             **tables.STAGE_ENTRIES,
-            "pipeline": tables.labelled("dealstage", {(stage.id, stage.pipeline_label) for stage in self._stages}, "null"),
-            "stage": tables.labelled("dealstage", {(stage.id, stage.label) for stage in self._stages}),
+            "pipeline": tables.labelled("dealstage", {(stage.id, stage.pipeline_label) for stage in self.metadata.deal_stages}, "null"),
+            "stage": tables.labelled("dealstage", {(stage.id, stage.label) for stage in self.metadata.deal_stages}),
         }
 
     def _columns(self, table: Table) -> dict[str, str]:
         if table.entity == "leads":
-            stages = self._pipelines("leads")
+            stages = self.metadata.stages_of("leads")
             return {**table.columns, "status": tables.labelled("hs_pipeline_stage", {(stage.id, stage.label) for stage in stages})}
         if table.entity == "accounts":
             return {**table.columns, "segment": self._shown("companies", "industry")}
@@ -159,31 +161,6 @@ class HubSpotSource:
         except Forbidden as error:
             return error
         return AuthError(f"{self.portal.place}: {kind} cannot be read", remedy="check the token's scopes")
-
-    # ── metadata ──────────────────────────────────────────────────────────────────────────────────
-
-    @cached_property
-    def _stages(self) -> tuple[Stage, ...]:
-        return tuple(self._pipelines("deals"))
-
-    def _pipelines(self, kind: str) -> list[Stage]:
-        """Stages in order, those of archived pipelines last: old deals still stand in them."""
-        path = self.portal.path("crm/pipelines", kind)
-        found: dict[tuple[str, str], Stage] = {}
-        for archived in ("false", "true"):
-            for pipeline in sorted(self.portal.results(path, archived=archived), key=lambda one: one["displayOrder"]):
-                stages = sorted(pipeline["stages"], key=lambda one: one["displayOrder"])
-                for place, stage in enumerate(stages, start=1):
-                    found.setdefault((pipeline["id"], stage["id"]), _stage(pipeline, stage, place))
-        return list(found.values())
-
-    @cached_property
-    def _exchange_rates(self) -> list[Record] | None:
-        """The history of rates; None in a portal with one currency."""
-        try:
-            return list(self.portal.results(self.portal.path("settings/currencies", "exchange-rates"), limit="100"))
-        except (Forbidden, Refused):
-            return None
 
     # ── reading ───────────────────────────────────────────────────────────────────────────────────
 
@@ -228,7 +205,7 @@ class HubSpotSource:
         self._stash = stash
 
     def _entries(self, told: Histories) -> list[Record]:
-        return histories.entries(self.portal, self._stages, told)
+        return histories.entries(self.portal, self.metadata.deal_stages, told)
 
     def _tables(self, name: str) -> tuple[Table, ...]:
         if name == "activities":
@@ -243,46 +220,54 @@ class HubSpotSource:
         for index, table in enumerate(things):
             if place and index < place["table"]:
                 continue
-            ranges = place["ranges"] if place and index == place["table"] else [[0, None]]
-            for records, left in self._ranges(name, table, ranges):
-                following = {"table": index, "ranges": left} if left else {"table": index + 1, "ranges": [[0, None]]}
+            ranges = [(after, last) for after, last in place["ranges"]] if place and index == place["table"] else [EVERYTHING]
+            for records, left in self._pieces(name, table, ranges):
+                following = {"table": index, "ranges": left} if left else {"table": index + 1, "ranges": [EVERYTHING]}
                 yield Step(records, None if not left and index + 1 == len(things) else following)
 
-    def _ranges(self, name: str, table: Table, ranges: list[list[int | None]]) -> Iterator[tuple[list[Record], list[list[int | None]]]]:
-        """Records of each range, with the ranges still to come. The first page of a list tells whether there is more."""
-        if ranges == [[0, None]]:
+    def _pieces(self, name: str, table: Table, ranges: list[Range]) -> Iterator[tuple[list[Record], list[Range]]]:
+        """Records piece by piece, with the ranges still to come. The first page of a list tells whether there is more."""
+        if ranges == [EVERYTHING]:
             part = next(self._list(name, table, 0))
-            ranges = self._cut(name, table.kind, int(part.records[-1]["id"])) if part.following else []
+            beyond = int(part.records[-1]["id"]) if part.records else 0
+            ranges = self._cut(name, table.kind, (beyond, None)) if part.following else []
             yield self._finished(name, table, part.records), ranges
-
-        def read(extent: list[int | None]) -> list[Record]:
-            after, last = extent
-            records: list[Record] = []
-            for part in self._list(name, table, after or 0):
-                kept = [one for one in part.records if last is None or int(one["id"]) <= last]
-                records += self._finished(name, table, kept)
-                if len(kept) < len(part.records):
-                    break
-            return records
-
         try:
-            for place, records in enumerate(side_by_side(read, ranges, WORKERS), start=1):
-                yield records, ranges[place:]
+            while ranges:
+                crowded: list[Range] = []
+                for place, (records, rest) in enumerate(side_by_side(partial(self._piece, name, table), ranges, self.workers), start=1):
+                    crowded += rest
+                    yield records, [*ranges[place:], *crowded]
+                ranges = [piece for extent in crowded for piece in self._cut(name, table.kind, extent)]
         except Refused as refused:  # a portal that wants no cursor but its own
             if refused.status != HTTPStatus.BAD_REQUEST or self._one_by_one:
                 raise
             log.info("%s; reading page after page", refused)
             self._one_by_one = True
-            yield from self._ranges(name, table, [[0, None]])
+            yield from self._pieces(name, table, [EVERYTHING])
 
-    def _cut(self, name: str, kind: str, first: int) -> list[list[int | None]]:
-        """Ranges of ids beyond `first`, of about as many records each; the last one is open, for what is created meanwhile."""
+    def _piece(self, name: str, table: Table, extent: Range) -> tuple[list[Record], list[Range]]:
+        """The records of a range, and what is left of it where ids stand closer than its cut assumed."""
+        after, last = extent
+        records: list[Record] = []
+        for number, part in enumerate(self._list(name, table, after), start=1):
+            kept = [one for one in part.records if last is None or int(one["id"]) <= last]
+            records += self._finished(name, table, kept)
+            if len(kept) < len(part.records):
+                break
+            if kept and part.following and number >= 2 * self.pages_per_range:
+                return records, [(int(kept[-1]["id"]), last)]
+        return records, []
+
+    def _cut(self, name: str, kind: str, extent: Range) -> list[Range]:
+        """A range in parts of about as many records each. One without an end keeps none, for what is created meanwhile."""
         if self._one_by_one:
-            return [[first, None]]
-        total, highest = self.portal.extent(kind)
-        parts = max(1, -(-total // (self._size(name) * self.pages_per_range)))
-        bounds = [first + (highest - first) * part // parts for part in range(parts)]
-        return [[after, last] for after, last in pairwise([*bounds, None])] if highest > first else [[first, None]]
+            return [extent]
+        after, last = extent
+        count, highest = self.portal.extent(kind, after, last)
+        parts = max(1, -(-count // (self._size(name) * self.pages_per_range)))
+        bounds = [after + (highest - after) * part // parts for part in range(parts)]
+        return [*pairwise(bounds), (bounds[-1], last)] if highest > after else [extent]
 
     def _size(self, name: str) -> int:
         return self.list_page or (HISTORY_PAGE if name in WITH_HISTORY else LIST_PAGE)
@@ -372,49 +357,6 @@ class HubSpotSource:
         known = self.portal.properties(table.kind) or {}
         return [name for name in (*table.properties, *self.config.fields.get(table.entity, ())) if name not in known]
 
-    # ── small tables, read whole ──────────────────────────────────────────────────────────────────
-
-    def _stage_records(self) -> Iterator[Record]:
-        shown = set()
-        for stage in self._stages:
-            if (stage.pipeline_label, stage.label) not in shown:
-                shown.add((stage.pipeline_label, stage.label))
-                yield {
-                    "pipeline": stage.pipeline_label,
-                    "stage": stage.label,
-                    "place": stage.order,
-                    "probability": stage.probability,
-                    "is_won": int(stage.won),
-                    "is_lost": int(stage.lost),
-                }
-
-    def _owners(self) -> Iterator[Record]:
-        """Also those who left: old deals name them."""
-        for archived in ("false", "true"):
-            for one in self.portal.results(self.portal.path("crm/owners"), limit="500", archived=archived):
-                teams = one.get("teams") or []
-                team = next((team["name"] for team in teams if team.get("primary")), teams[0]["name"] if teams else None)
-                name = " ".join(part for part in (one.get("firstName"), one.get("lastName")) if part)
-                yield {
-                    "id": one["id"],
-                    "name": name or one.get("email"),
-                    "team": team,
-                    "email": one.get("email"),
-                    "updatedAt": one["updatedAt"],
-                }
-
-    def _rates(self) -> Iterator[Record]:
-        """Into the portal's currency. The first known rate of a currency also holds before."""
-        company = str(self.portal.details.get("companyCurrency"))
-        rates = [one for one in self._exchange_rates or () if one["toCurrencyCode"] == company]
-        first: dict[str, str] = {}
-        for one in rates:
-            first[one["fromCurrencyCode"]] = min(one["effectiveAt"], first.get(one["fromCurrencyCode"], one["effectiveAt"]))
-        yield {"fromCurrencyCode": company, "valid_from": FIRST_DAY, "rate": 1, "updatedAt": None}
-        for one in rates:
-            day = FIRST_DAY if one["effectiveAt"] == first[one["fromCurrencyCode"]] else one["effectiveAt"][:10]
-            yield {**one, "valid_from": day, "rate": Decimal(str(one["conversionRate"]))}
-
     # ── checking ──────────────────────────────────────────────────────────────────────────────────
 
     def check(self) -> Iterator[Finding]:
@@ -443,14 +385,6 @@ class HubSpotSource:
         if missing := self._missing(table):
             return Finding(what, False, f"not visible: {', '.join(missing)}", "grant the scopes of sensitive data, or ignore this", 3)
         return Finding(what, True, "readable")
-
-
-def _stage(pipeline: Mapping[str, Any], stage: Mapping[str, Any], place: int) -> Stage:
-    """Metadata values are text; `isClosed` may be missing, then the probability tells."""
-    metadata = stage.get("metadata") or {}
-    probability = float(metadata["probability"]) if metadata.get("probability") not in (None, "") else None
-    closed = str(metadata["isClosed"]) == "true" if "isClosed" in metadata else probability in (0.0, 1.0)
-    return Stage(str(pipeline["id"]), str(pipeline["label"]), str(stage["id"]), str(stage["label"]), place, probability, closed)
 
 
 def _explain(error: str, description: str) -> AuthError:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
@@ -94,13 +95,8 @@ class Portal:
 
     def fetch(self, ask: Ask) -> Answer:
         """The JSON answer. Raises Refused, Forbidden, AuthError or TransientError."""
-        self._calls.wait()
-        if ask.url.endswith("/search"):
-            self._searches.wait()
-        token = self._token.token() if isinstance(self._token, OAuth) else None
-        response = self._send(ask, token.text if token else str(self._token))
-        if response.status_code == 401 and token and isinstance(self._token, OAuth):
-            response = self._send(ask, self._token.renew(token).text)
+        with self._searches if ask.url.endswith("/search") else nullcontext():
+            response = self._signed(ask)
         self._note(response.headers)
         if not response.ok:
             raise self._error(response)
@@ -109,17 +105,26 @@ class Portal:
         except ValueError as error:
             raise SourceError(f"{self.place}: the answer is not JSON", remedy="is this the address of HubSpot's API?") from error
 
+    def _signed(self, ask: Ask) -> requests.Response:
+        """The answer to a request with the token; an access token that expired under way is renewed once."""
+        if not isinstance(self._token, OAuth):
+            return self._send(ask, self._token)
+        token = self._token.token()
+        response = self._send(ask, token.text)
+        return self._send(ask, self._token.renew(token).text) if response.status_code == 401 else response
+
     def _send(self, ask: Ask, token: str) -> requests.Response:
-        return self.session.ask(
-            ask.method,
-            self.base + ask.url,
-            where=self.place,
-            params=dict(ask.params) or None,
-            json=ask.json,
-            headers={"Authorization": f"Bearer {token}", "Accept-Encoding": "gzip", "Accept": "application/json"},
-            repeatable=True,
-            final=_no_use_waiting,
-        )
+        with self._calls:
+            return self.session.ask(
+                ask.method,
+                self.base + ask.url,
+                where=self.place,
+                params=dict(ask.params) or None,
+                json=ask.json,
+                headers={"Authorization": f"Bearer {token}", "Accept-Encoding": "gzip", "Accept": "application/json"},
+                repeatable=True,
+                final=_no_use_waiting,
+            )
 
     def _note(self, headers: Mapping[str, str]) -> None:
         if self._started is None:
@@ -254,9 +259,16 @@ class Portal:
             if int(answer["total"]) <= len(found):
                 return
 
-    def extent(self, kind: str) -> tuple[int, int]:
-        """How many objects there are, about, and the highest id."""
-        body = {"sorts": [{"propertyName": "hs_object_id", "direction": "DESCENDING"}], "limit": 1, "filterGroups": [], "properties": []}
+    def extent(self, kind: str, after: int, last: int | None) -> tuple[int, int]:
+        """How many objects there are beyond `after` and up to `last`, about, and the highest of their ids."""
+        bounds = [("GT", after), *([("LTE", last)] if last is not None else [])]
+        filters = [{"propertyName": "hs_object_id", "operator": operator, "value": str(bound)} for operator, bound in bounds]
+        body = {
+            "filterGroups": [{"filters": filters}],
+            "sorts": [{"propertyName": "hs_object_id", "direction": "DESCENDING"}],
+            "properties": [],
+            "limit": 1,
+        }
         answer = self.fetch(Ask(self.path("crm/objects", kind, "search"), method="POST", json=body)).body
         return int(answer["total"]), int(answer["results"][0]["id"]) if answer["results"] else 0
 

@@ -18,6 +18,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
@@ -45,8 +46,8 @@ _USAGE: Final = re.compile(r"(?:^|[;,\s])api-usage=(\d+)/(\d+)")
 REMEDIES: Final = {
     "request not supported on this domain": "name your My Domain in `domain`, e.g. acme.my.salesforce.com, not login or test",
     "no client credentials user enabled": "choose a run-as user in the app's client-credentials settings",
-    "invalid_client": "check client_id and client_secret; a new secret may have been made",
     "client identifier invalid": "check client_id: it is the consumer key of the External Client App",
+    "invalid_client": "check client_id and client_secret; a new secret may have been made",
     "hasn't approved this consumer": "authorise the app for the user beforehand (app policies: admin approved users, and a permission set)",
     "audience is invalid": "set auth.audience to https://login.salesforce.com, or https://test.salesforce.com for a sandbox org",
     "invalid assertion": "the private key does not belong to the certificate of the app",
@@ -252,25 +253,30 @@ class Org:
     def _results(self, place: Mapping[str, Any], types: Mapping[str, str]) -> Iterator[Step]:
         job = f"{self._data}/jobs/query/{place['job']}"
         total = self._finished(job)
-        ask: Ask | None = Ask(f"{job}/results", {"maxRecords": str(BULK_ROWS)}, headers={"Accept": "text/csv"})
-        if place["locator"] and ask:
-            ask = ask.with_params(locator=place["locator"])
+        first = Ask(f"{job}/results", {"maxRecords": str(BULK_ROWS)}, headers={"Accept": "text/csv"})
+        start = first.with_params(locator=place["locator"]) if place["locator"] else first
+        ask: Ask | None = start
         pager = HeaderCursor("locator", "Sforce-Locator", "null")
         received, seen = place["received"], set()
-        while ask is not None:
-            response = self.send(ask)
-            records = _csv(response.content, types)
-            received += len(records)
-            ask = pager.next(ask, Answer(None, response.headers), len(records))
-            locator = ask.params["locator"] if ask else None
-            if locator in seen:
-                raise SourceError(f"{self.place}: the Bulk job gave the same page twice", remedy="run again")
-            seen.add(locator)
-            if ask is None and received < total:
-                raise SourceError(
-                    f"{self.place}: the Bulk job has {total:,} records and sent {received:,}", remedy="run again; nothing was taken over"
-                )
-            yield Step(records, {"job": place["job"], "locator": locator, "received": received} if ask else None, total)
+        with ThreadPoolExecutor(1, thread_name_prefix="bulk") as ahead:  # the next page is on its way while this one is read
+            coming = ahead.submit(self.send, start)
+            while ask is not None:
+                response = coming.result()
+                ask = pager.next(ask, Answer(None, response.headers), 0)
+                locator = ask.params["locator"] if ask else None
+                if locator in seen:
+                    raise SourceError(f"{self.place}: the Bulk job gave the same page twice", remedy="run again")
+                seen.add(locator)
+                if ask is not None:
+                    coming = ahead.submit(self.send, ask)
+                records = _csv(response.content, types)
+                received += len(records)
+                if ask is None and received < total:
+                    raise SourceError(
+                        f"{self.place}: the Bulk job has {total:,} records and sent {received:,}",
+                        remedy="run again; nothing was taken over",
+                    )
+                yield Step(records, {"job": place["job"], "locator": locator, "received": received} if ask else None, total)
         try:
             self.send(Ask(job, method="DELETE"))
         except ConnectorError as error:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# A one-table flow with the installed wheel alone. Run by `make smoke` in an empty folder.
+# A one-table flow and the demo with the installed wheel alone. Run by `make smoke` in an empty folder.
 set -eu
 connector --help >/dev/null
 connector plugins
@@ -25,4 +25,6 @@ connector run smoke
 connector run smoke | grep -q unchanged
 test -s out/Pipeline.xlsx
 connector query smoke "select sum(amount) as total from deals" --format csv | grep -q 170.5
+connector demo --out demo
+test -s demo/Pipeline.xlsx
 echo "smoke: fine"

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from email.utils import format_datetime
+from functools import cached_property
 from typing import Any, Final, Literal
 from urllib.parse import urlencode
 
@@ -130,10 +131,13 @@ class SalesforceOrg(Service):
         self._lock = threading.RLock()
         self._numbers = 0
 
-    def objects(self) -> dict[str, SObject]:
+    @cached_property
+    def _every(self) -> dict[str, SObject]:
         setup = self.setup
-        every = objects(self.company, multi_currency=setup.multi_currency, dated_rates=setup.dated_rates, record_types=setup.record_types)
-        return {name: one for name, one in every.items() if name not in setup.hidden_objects}
+        return objects(self.company, multi_currency=setup.multi_currency, dated_rates=setup.dated_rates, record_types=setup.record_types)
+
+    def objects(self) -> dict[str, SObject]:
+        return {name: one for name, one in self._every.items() if name not in self.setup.hidden_objects}
 
     def expire_sessions(self) -> None:
         """Every access token given so far is dead."""
@@ -433,7 +437,7 @@ class SalesforceOrg(Service):
             place, here, at = record, thing, row
             for name in parts[:-1]:
                 kind, step = here.parents[name]
-                here, at = self._object(kind), step(at)
+                here, at = self._every[kind], step(at)
                 if at is None:
                     place[name] = None
                     break

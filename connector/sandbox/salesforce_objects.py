@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from itertools import groupby
 from typing import Any, Final
 
@@ -27,8 +28,13 @@ def sf_id(prefix: str, n: int) -> str:
         n, digit = divmod(n, 62)
         number = DIGITS[digit] + number
     short = f"{prefix}Hs{number:0>10}"
-    check = (sum(1 << place for place, char in enumerate(short[start : start + 5]) if char.isupper()) for start in (0, 5, 10))
-    return short + "".join(CHECK[number] for number in check)
+    return short + _check(short[:5]) + _check(short[5:10]) + _check(short[10:])
+
+
+@lru_cache(1 << 16)
+def _check(part: str) -> str:
+    """Says which of five characters are capitals."""
+    return CHECK[sum(1 << place for place, char in enumerate(part) if char.isupper())]
 
 
 def _always(value: Any) -> Value:

@@ -93,8 +93,12 @@ class GraphDrive:
 
     def store_copy(self, file: Path, suffix: str) -> str:
         """Put the file next to the target, as `Name suffix.xlsx`; the name it got. For targets that are held open."""
-        stem, dot, extension = self._target_name().rpartition(".")
-        name = f"{stem} {suffix}.{extension}" if dot else f"{extension} {suffix}"
+        extension = self._target_name().rpartition(".")[2]
+        return self.store_beside(file, f" {suffix}.{extension}")
+
+    def store_beside(self, file: Path, ending: str) -> str:
+        """Put the file next to the target, under the target's name with another ending, in place of one that is there; the name it got."""
+        name = f"{self._target_name().rpartition('.')[0]}{ending}"
         names_of(name)
         content = Bytes(file, file.stat().st_size, quick_xor(file))
         return self._create(content, name, conflict="replace").name

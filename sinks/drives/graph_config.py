@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -82,6 +82,7 @@ class _MicrosoftConfig(NetworkConfig):
 class OneDriveConfig(_MicrosoftConfig):
     """A person's OneDrive, a drive by its id, a share link, or the app's own folder."""
 
+    placed: ClassVar[tuple[str, ...]] = ("type", "user", "drive_id", "item_id", "share_url", "approot")
     type: Literal["onedrive"] = "onedrive"
     user: str | None = Field(None, description="Whose OneDrive: user principal name or id. With device_code: one's own unless given.")
     drive_id: str | None = Field(None, description="A drive by its id.")
@@ -111,6 +112,7 @@ class OneDriveConfig(_MicrosoftConfig):
 class SharePointConfig(_MicrosoftConfig):
     """A document library of a SharePoint site."""
 
+    placed: ClassVar[tuple[str, ...]] = ("type", "site", "library")
     type: Literal["sharepoint"] = "sharepoint"
     site: str = Field(min_length=1, description="Address of the site, e.g. https://acme.sharepoint.com/sites/Sales, or its id.")
     library: str | None = Field(None, description="Name of the library; the site's default one unless given.")

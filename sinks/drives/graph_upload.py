@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,14 @@ def _sound(file: Path) -> bool:
     try:
         with zipfile.ZipFile(file) as package:
             return package.testzip() is None
-    except zipfile.BadZipFile:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,
+        RuntimeError,
+        EOFError,
+        OSError,
+    ):  # whatever zipfile makes of a damaged one
         return False
 
 

@@ -6,11 +6,12 @@ half-way is completed by the next one. There is no way to resize a table: it gro
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -20,7 +21,9 @@ from connector.errors import ConfigError, TargetError, TransientError, nearest
 from sinks.drives.graph import GraphDrive
 from sinks.drives.graph_errors import Answer, translated
 from sinks.drives.graph_session import LiveSession, Marker
-from sinks.excel.cells import MAX_TEXT, Column, Rendering, columns_of, plain_values
+from sinks.drives.graph_values import cell_value, is_constant, plain, runs, same_row, value_of
+from sinks.excel.cells import Column, Rendering, columns_of, plain_values
+from sinks.excel.identity import Prints, Written, recognise, written
 from sinks.excel.references import letters
 from sinks.excel.region import key_text
 from sinks.excel.rows import keys_of
@@ -28,6 +31,7 @@ from sinks.excel.table import matching
 
 LOG: Final = logging.getLogger("connector.drives")
 CELLS: Final = 10_000  # in one request; the service takes 5 MB and echoes several times what it is sent
+BYTES: Final = 1 << 20  # in one request
 FEWEST: Final = 50
 COOLDOWN: Final = 5.0
 NEAR: Final = 20  # changed rows so close together are written in one request
@@ -40,7 +44,19 @@ TOO_MUCH: Final = (
     "requestAborted",
 )
 Values = list[list[Any]]
-Keep = Callable[[str, Mapping[str, Mapping[str, Any]]], None]
+
+
+class Notes(Protocol):
+    """What is remembered of tables by their names; everything told is durable when a call returns."""
+
+    def keep(self, table: str, vanished: Mapping[str, Mapping[str, Any]]) -> None:
+        """What teammates wrote beside rows that are about to be deleted: key → heading → value."""
+
+    def versions(self, table: str) -> Sequence[Written]:
+        """What a table that does not show its key may hold."""
+
+    def wrote(self, table: str, rows: Written) -> None:
+        """What is about to be written to such a table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +76,23 @@ class WorkbookChanges:
         return not (self.added or self.deleted or self.written)
 
 
-def _unkept(table: str, notes: Mapping[str, Mapping[str, Any]]) -> None:
+class Forgetful:
     """Notes that nobody keeps."""
+
+    def keep(self, table: str, vanished: Mapping[str, Mapping[str, Any]]) -> None: ...
+    def versions(self, table: str) -> Sequence[Written]:
+        return ()
+
+    def wrote(self, table: str, rows: Written) -> None: ...
+
+
+FORGETFUL: Final = Forgetful()
 
 
 def update_tables(
-    drive: GraphDrive, tables: Mapping[str, Output], run: Run, *, date1904: bool = False, keep: Keep = _unkept
+    drive: GraphDrive, tables: Mapping[str, Output], run: Run, *, date1904: bool = False, notes: Notes = FORGETFUL
 ) -> WorkbookChanges:
     """Bring the tables (by their Excel names) up to date while people work. From here on the drive takes no file in this process.
-
-    `keep` is given what teammates wrote beside rows (table, key → heading → value) before those rows are deleted.
 
     Raises AuthError when the service does not let this sign-in edit live, LockedError when somebody's Excel holds the file alone,
     TargetError when a table is missing or something is in the way, TransientError to try again later: the next run completes it.
@@ -92,7 +115,7 @@ def update_tables(
     with LiveSession(drive.client, drive.session, item, drive.name()) as live:
         for name, output in tables.items():
             run.progress(f"{name} (live)", len(done), len(tables))
-            done.append(_Table(live, name, output, rendering, drive.name(), lambda: marker.begin(run.run_id), keep))
+            done.append(_Table(live, name, output, rendering, drive.name(), lambda: marker.begin(run.run_id), notes))
             done[-1].update()
         if any(table.changed for table in done):
             _refresh_pivots(live)
@@ -121,6 +144,10 @@ def _recalculate(live: LiveSession) -> None:
         live.ask("POST", "/application/calculate", json={"calculationType": "Recalculate"})
 
 
+def _size(values: Values) -> int:
+    return len(json.dumps(values))
+
+
 @dataclass(frozen=True, slots=True)
 class _Span:
     """The body of the table on its sheet: rows and columns from 1."""
@@ -140,7 +167,14 @@ class _Table:
     """One table on its way to new content."""
 
     def __init__(
-        self, live: LiveSession, name: str, output: Output, rendering: Rendering, what: str, before_writing: Callable[[], None], keep: Keep
+        self,
+        live: LiveSession,
+        name: str,
+        output: Output,
+        rendering: Rendering,
+        what: str,
+        before_writing: Callable[[], None],
+        notes: Notes,
     ) -> None:
         self.name = name
         self.output = output
@@ -148,15 +182,16 @@ class _Table:
         self.vanished: dict[str, dict[str, Any]] = {}
         self._live = live
         self._before_writing = before_writing
-        self._keep = keep
+        self._notes = notes
         self._rendering = rendering
         self._what = f"{what}: table {name}"
         self._columns = columns_of(output.schema)
         self._cells = CELLS
-        self._known: dict[int, str] = {}  # the key of each row, when rows are told apart by keys
-        self._key_places: list[int] = []
+        self._hidden = columns_of(output.hidden.schema) if output.hidden else ()
+        self._known: dict[int, object] = {}  # what every row must still say when it is written or deleted
         self._table, self._sheet = self._find()
         self._places = self._map()
+        self._key_places = [self._places.index(column) for column in self._columns if column.name in output.key]
 
     @property
     def changed(self) -> bool:
@@ -164,12 +199,13 @@ class _Table:
 
     def update(self) -> None:
         """Everything: rows that stay are patched, new ones added, others deleted; then the count is verified."""
-        data = self.output.reader().read_all().combine_chunks()
-        keys = [column for column in self._columns if column.name in self.output.key]
+        data = (self.output.hidden.open() if self.output.hidden else self.output.open()).read_all().combine_chunks()
+        keys = self._hidden or [column for column in self._columns if column.name in self.output.key]
         theirs = [place for place in range(len(self._places)) if self._places[place] is None]
-        if theirs and keys and len(keys) == len(self.output.key):
+        if theirs and (self._hidden or (keys and len(keys) == len(self.output.key))):
             self._by_key(data, tuple(keys), theirs)
         else:
+            self._refuse_constants(theirs)
             self._by_position(data)
         if (count := self._span().count) != max(1, data.num_rows):
             LOG.info("%s: has %d rows instead of %d", self._what, count, data.num_rows)
@@ -221,6 +257,7 @@ class _Table:
         """Row by row in our order: nobody else has columns here, or nothing tells the rows apart."""
         span = self._span()
         stay = min(span.count, data.num_rows)
+        self._note(data, range(data.num_rows))
         self._patch(span, [(row, row) for row in range(stay)], data)
         self._add(list(range(stay, data.num_rows)), data, span.count)
         self._delete(list(range(max(1, data.num_rows), span.count)))
@@ -238,45 +275,84 @@ class _Table:
                 position += 1
         stay: list[tuple[int, int]] = []
         gone: dict[int, str] = {}
-        self._known = dict(enumerate(self._keys(span, keys)))
-        for row, key in self._known.items():
+        there = self._recognised(span, theirs) if self._hidden else self._keys(span)
+        for row, key in enumerate(there):
             if known := waiting.get(key):
                 stay.append((row, known.pop(0)))
             else:
                 gone[row] = key
         self._remember(span, gone, theirs)
+        added = sorted(row for known in waiting.values() for row in known)
+        self._note(data, [*(row for _, row in stay), *added])
         self._patch(span, stay, data)
-        self._add(sorted(row for known in waiting.values() for row in known), data, span.count)
+        self._add(added, data, span.count)
         self._delete(list(gone) if data.num_rows else list(gone)[1:])
         if not data.num_rows:
             self._blank(self._span())
 
-    def _keys(self, span: _Span, keys: Sequence[Column]) -> Iterator[str]:
+    def _keys(self, span: _Span) -> list[str]:
         """The key of each row on the sheet."""
-        self._key_places = [self._places.index(column) for column in keys]
         left, right = min(self._key_places), max(self._key_places)
-        for _, values in self._read(span, left, right - left + 1):
-            for row in values:
-                yield self._key(row, left)
+        keys = [self._key(row, left) for _, values in self._read(span, left, right - left + 1) for row in values]
+        self._known = dict(enumerate(keys))
+        return keys
 
     def _key(self, values: Sequence[Any], left: int) -> str:
-        return "\x1f".join(key_text(_plain(values[place - left])) for place in self._key_places)
+        return "\x1f".join(key_text(plain(values[place - left])) for place in self._key_places)
+
+    def _recognised(self, span: _Span, theirs: Sequence[int]) -> list[str]:
+        """The key of each row on a sheet that does not show it; "" for a row that is none of ours. Raises TargetError rather than guess."""
+        left, width = self._ours()
+        rows = [row for _, values in self._read(span, left, width) for row in values]
+        self._known = {at: self._said(row, left) for at, row in enumerate(rows)}
+        ours = {column.name: place for place, column in enumerate(self._places) if column}
+        here = Prints.of(len(rows), {name: [value_of(row[place - left]) for row in rows] for name, place in ours.items()})
+        known = recognise(here, self._notes.versions(self.name), range(len(rows)), ordered=True)
+        for first, count in runs(sorted(known.doubtful)):
+            for at, cells in enumerate(self._range(span.address(first, count), "formulas")["formulas"], first):
+                if any(is_constant(cells[place]) for place in theirs):
+                    raise TargetError(
+                        f"{self._what}: has something of a teammate's in row {span.top + at}, and nobody can tell which of our rows that is",
+                        remedy="have the key among the table's `columns`, or set on_locked to wait",
+                    )
+        return [key or "" for key in known.keys]
+
+    def _refuse_constants(self, theirs: Sequence[int]) -> None:
+        """Without a key what teammates typed cannot be kept beside its row."""
+        span = self._span()
+        for place in theirs:
+            for first in range(0, span.count, self._cells):
+                address = span.address(first, min(self._cells, span.count - first), place, 1)
+                if any(is_constant(cell) for (cell,) in self._range(address, "formulas")["formulas"]):
+                    raise TargetError(
+                        f"{self._what}: has values of a teammate, and no key to keep them beside their rows",
+                        remedy="set `key` to what identifies a row",
+                    )
+
+    def _said(self, values: Sequence[Any], left: int) -> tuple[Any, ...]:
+        return tuple(plain(values[place - left]) for place, column in enumerate(self._places) if column)
+
+    def _note(self, data: pa.Table, order: Sequence[int]) -> None:
+        """Remember what a table that does not show its key will hold, before any of it is written."""
+        if self._hidden:
+            rows = data.take(pa.array(order, pa.int64()))
+            self._notes.wrote(self.name, written(rows.to_batches(), self._columns, self._hidden, self._rendering))
 
     def _still(self, rows: Sequence[int], values: Values, left: int) -> None:
         """Before rows are written or deleted: they must still be the ones we took them for."""
-        if self._known and any(self._key(row, left) != self._known[at] for at, row in zip(rows, values, strict=True)):
+        mark = self._said if self._hidden else self._key
+        if self._known and any(mark(row, left) != self._known[at] for at, row in zip(rows, values, strict=True)):
             raise self._disturbed()
 
     def _remember(self, span: _Span, gone: Mapping[int, str], theirs: Sequence[int]) -> None:
         """What teammates wrote beside rows that go."""
         headings = self._live.ask("GET", f"{self._table}/headerRowRange()", params={"$select": "values"}).body["values"][0]
-        for first, count in _runs(list(gone)):
+        for first, count in runs(list(gone)):
             for row, cells in enumerate(self._range(span.address(first, count), "formulas")["formulas"], first):
-                written = {str(headings[place]): cells[place] for place in theirs if not str(cells[place]).startswith("=")}
-                if kept := {heading: value for heading, value in written.items() if value != ""}:
+                if kept := {str(headings[place]): cells[place] for place in theirs if is_constant(cells[place])}:
                     self.vanished[gone[row]] = kept
         if self.vanished:
-            self._keep(self.name, self.vanished)
+            self._notes.keep(self.name, self.vanished)
             self._rendering.warn(f"table {self.name}: {len(self.vanished)} rows with teammates' entries are gone from the data")
 
     # ── writing ───────────────────────────────────────────────────────────────────────────────────
@@ -285,23 +361,34 @@ class _Table:
         """Our values of data row `to` into body row `at`, for each (at, to); only where something differs."""
         left, width = self._ours()
         rows = dict(pairs)
-        for start, count in _runs(list(rows)):
+        for start, count in runs(list(rows)):
             for first, current in self._read(_Span(span.top + start, count, span.left, span.width), left, width):
                 at = start + first
                 self._still(range(at, at + len(current)), current, left)
                 wanted = self._values(data, [rows[at + offset] for offset in range(len(current))])
                 wanted = [row[left : left + width] for row in wanted]
-                changed = [offset for offset, row in enumerate(wanted) if not _same(row, current[offset])]
-                for offset, length in _runs(changed, NEAR):
-                    self._write(span.address(at + offset, length, left, width), wanted[offset : offset + length])
+                changed = [offset for offset, row in enumerate(wanted) if not same_row(row, current[offset])]
+                for offset, length in runs(changed, NEAR):
+                    self._write(span, at + offset, left, wanted[offset : offset + length])
 
     def _edit(self, method: str, path: str, **how: Any) -> Answer:
         self._before_writing()
         return self._live.ask(method, path, **how)
 
-    def _write(self, address: str, values: Values) -> None:
-        self._edit("PATCH", f"{self._sheet}/range(address='{address}')", json={"values": values}, params={"$select": "address"})
-        self.written += len(values)
+    def _write(self, span: _Span, first: int, left: int, values: Values) -> None:
+        """Values into rows of the body from `first` on, in as many requests, one after the other, as the service wants."""
+        half = len(values) // 2
+        answer = None
+        if not half or _size(values) <= BYTES:
+            path = f"{self._sheet}/range(address='{span.address(first, len(values), left, len(values[0]))}')"
+            answer = self._edit("PATCH", path, json={"values": values}, params={"$select": "address"}, accept=(400, 413))
+            if answer.ok:
+                self.written += len(values)
+                return
+        if answer and not (half and self._smaller(answer)):
+            raise translated(answer, self._what)
+        self._write(span, first, left, values[:half])
+        self._write(span, first + half, left, values[half:])
 
     def _add(self, rows: Sequence[int], data: pa.Table, count: int) -> None:
         """New rows at the end. Adding is not repeatable: after a lost answer the table is asked how long it is."""
@@ -312,6 +399,8 @@ class _Table:
         while start < len(rows):
             size = max(1, self._cells // len(self._places))
             values = self._values(data, rows[start : start + size])
+            while len(values) > 1 and _size(values) > BYTES:
+                values = values[: len(values) // 2]
             answer = self._edit(
                 "POST", f"{self._table}/rows/add", json={"index": None, "values": values}, accept=(0, 400, 413, 500, 502, 504), again=False
             )
@@ -360,7 +449,7 @@ class _Table:
 
     def _delete(self, rows: Sequence[int]) -> None:
         """Whole rows of the table, from the bottom up, so that those above keep their place."""
-        for first, count in reversed(list(_runs(rows))):
+        for first, count in reversed(list(runs(rows))):
             span = self._span()
             if self._known:
                 self._still(range(first, first + count), self._range(span.address(first, count), "values")["values"], 0)
@@ -372,8 +461,8 @@ class _Table:
         left, width = self._ours()
         empty = [["" if column else None for column in self._places[left : left + width]]]
         (current,) = self._range(span.address(0, 1, left, width), "values")["values"]
-        if not _same(empty[0], current):
-            self._write(span.address(0, 1, left, width), empty)
+        if not same_row(empty[0], current):
+            self._write(span, 0, left, empty)
 
     # ── ranges and values ─────────────────────────────────────────────────────────────────────────
 
@@ -411,44 +500,4 @@ class _Table:
         values = data.column(column.name).combine_chunks()
         plain, textual = plain_values(values, column, self._rendering)
         mask = [textual] * len(plain) if isinstance(textual, bool) else textual.to_pylist()
-        return [_cell(text, bool(is_text), column) for text, is_text in zip(plain.to_pylist(), mask, strict=True)]
-
-
-def _cell(text: str | None, is_text: bool, column: Column) -> Any:
-    """A value that Excel cannot take for anything else: the apostrophe keeps text text, "" empties the cell."""
-    if text is None:
-        return ""
-    if is_text:
-        if len(text) * 2 > MAX_TEXT and len(text.encode("utf-16-le")) // 2 > MAX_TEXT:
-            raise TargetError(
-                f"column {column.heading!r}: a text of {len(text)} characters; a cell holds {MAX_TEXT}",
-                remedy="shorten it with `sql` or `columns`",
-            )
-        return f"'{text}"
-    if column.kind == "flag":
-        return text == "1"
-    number = float(text)
-    return int(number) if number.is_integer() and abs(number) < 1e15 else number
-
-
-def _same(wanted: Sequence[Any], current: Sequence[Any]) -> bool:
-    return all(new is None or _equal(new, old) for new, old in zip(wanted, current, strict=True))
-
-
-def _equal(new: Any, old: Any) -> bool:
-    if isinstance(new, str):
-        return isinstance(old, str) and new.removeprefix("'") == old
-    return not isinstance(old, str) and _plain(new) == _plain(old)
-
-
-def _plain(value: Any) -> Any:
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _runs(rows: Sequence[int], gap: int = 1) -> Iterator[tuple[int, int]]:
-    """Ascending numbers as stretches: (first, how many); those less than `gap` apart go together."""
-    start = 0
-    for place in range(1, len(rows) + 1):
-        if place == len(rows) or rows[place] > rows[place - 1] + gap:
-            yield rows[start], rows[place - 1] - rows[start] + 1
-            start = place
+        return [cell_value(text, bool(is_text), column) for text, is_text in zip(plain.to_pylist(), mask, strict=True)]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -26,6 +26,7 @@ CHUNK: Final = 1 << 20
 class LocalConfig(Model):
     """`{type: local, folder: DIR}`."""
 
+    placed: ClassVar[tuple[str, ...]] = ("type", "folder")
     type: Literal["local"] = "local"
     folder: Location = Field(description="Folder that holds the workbook.")
 

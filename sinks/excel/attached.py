@@ -9,6 +9,7 @@ from typing import Final
 from connector.errors import TargetError
 from sinks.excel.links import RowLinks
 from sinks.excel.markup import RELATIONS, Edits, Element, parse, prefix
+from sinks.excel.notes import Remark, people, remark_of, said
 from sinks.excel.references import Area, Move, letters
 from sinks.excel.region import Place
 from sinks.excel.workbook import Relation, Sheet, Workbook
@@ -86,13 +87,15 @@ class Attachments:
         area = _cell(link.get("ref"))
         return area is not None and self._ours.ours(area)
 
-    def follow(self, went: Mapping[int, int], move: Move) -> None:
-        """The sheet's comments and their boxes."""
+    def follow(self, went: Mapping[int, int], move: Move) -> dict[tuple[int, int], Remark]:
+        """The sheet's comments and their boxes. What was said on rows that are gone, by row and column."""
+        gone: dict[tuple[int, int], Remark] = {}
+        names = people(self._book) if any(relation.kind == "threadedComment" for relation in self._relations) else {}
         for relation in self._relations:
             if relation.kind == "vmlDrawing":
                 self._follow_boxes(relation, went, move)
                 continue
-            part, comments = _comments(self._book, relation)
+            part, comments, authors = _comments(self._book, relation)
             edits = Edits(self._book.data(part))
             for element in comments:
                 area = _cell(element.get("ref"))
@@ -100,13 +103,20 @@ class Attachments:
                     continue
                 to = self._to(area, went, move)
                 if to is None:
-                    said = " ".join("".join(child.text for child in element.walk()).split()) or element.text
-                    self._warn(f"the row of a comment on {self._sheet.name}!{letters(area.left)}{area.top} is gone; it said: {said[:500]}")
+                    text = " ".join(said(element).split())
+                    self._warn(f"the row of a comment on {self._sheet.name}!{letters(area.left)}{area.top} is gone; it said: {text[:500]}")
+                    remark = gone.setdefault((area.top, area.left), {"author": "", "text": ""})
+                    remark.update(
+                        {"thread": [*remark.get("thread", ()), *new["thread"]]}
+                        if "thread" in (new := remark_of(element, authors, names))
+                        else new
+                    )
                     edits.remove(element)
                 else:
                     edits.set(element, "ref", str(to))
             if edits:
                 self._book.put(part, edits.result())
+        return gone
 
     def _follow_boxes(self, relation: Relation, went: Mapping[int, int], move: Move) -> None:
         """The drawing of comment boxes is VML, which is often not even XML: only the numbers in it are changed."""
@@ -150,10 +160,13 @@ def _links(root: Element) -> list[Element]:
     return holder.all("hyperlink") if holder else []
 
 
-def _comments(book: Workbook, relation: Relation) -> tuple[str, list[Element]]:
+def _comments(book: Workbook, relation: Relation) -> tuple[str, list[Element], list[str]]:
+    """A part with comments, the comments, and the names of their authors."""
     part = book.package.proper(relation.target)
     root = parse(book.data(part), part)
-    return part, [element for element in root.walk() if element.name in ("comment", "threadedComment")]
+    authors = root.find("authors")
+    names = [element.text for element in authors.children] if authors else []
+    return part, [element for element in root.walk() if element.name in ("comment", "threadedComment")], names
 
 
 def _cell(ref: str) -> Area | None:

@@ -12,11 +12,14 @@ from sinks.excel.attached import Attachments
 from sinks.excel.blank import new_sheet
 from sinks.excel.cells import Column, Rendering, columns_of, xml_of
 from sinks.excel.follow import follow
+from sinks.excel.identity import Written, written
 from sinks.excel.incoming import Incoming, incoming
 from sinks.excel.links import RowLinks
 from sinks.excel.locate import SHOWN, Prepared, TableJob, Target, find, layout, room
 from sinks.excel.memory import Memory
+from sinks.excel.notes import Remark, ReturningComments
 from sinks.excel.plain import MOST_COLUMNS, PlainRows
+from sinks.excel.recognise import recognise_rows
 from sinks.excel.references import ROWS, Area, Move, carried
 from sinks.excel.region import Place, Recognise, Region
 from sinks.excel.relocate import relocate
@@ -30,6 +33,7 @@ from sinks.excel.workbook import TABLE_TYPE, Sheet, Workbook
 
 #: how LibreOffice saves flags
 FLAGS: Final = {"TRUE()": True, "FALSE()": False}
+MOST_ROWS: Final = 250_000  # of a table without its key: what is remembered of it is held in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ class TableRefresh:
         self._memory = memory
         self._rendering = rendering
         self._columns: tuple[Column, ...] = columns_of(job.output.schema)
+        self._key: tuple[Column, ...] = columns_of(job.hidden.schema) if job.hidden else ()
         self._strings = shared_strings(book)
 
     def target(self) -> Target | None:
@@ -84,10 +89,13 @@ class TableRefresh:
         recall = self._memory.recall(name, place, formats, region.lead.encode()) if plan.keyed else None
 
         def compose(region: Region, move: Move) -> Composer:
-            return Composer(region, formats, self._rendering, move, recall, by_unit, self._job.heights)
+            return Composer(region, formats, self._rendering, move, recall, by_unit, self._job.heights, self._key)
 
         move = _move(target.sheet, place)
         composer = compose(region, move)
+        gone: dict[tuple[int, int], Remark] = {}
+        if self._key and rows.count <= MOST_ROWS:
+            self._memory.wrote(name, self._written(rows))
         if target.table and self._same(target.sheet, region, composer, rows):
             return name
         if plan.elsewhere and target.table:
@@ -97,10 +105,12 @@ class TableRefresh:
         else:
             added = self._add_table(target.sheet, place) if target.table is None else None
             writer = SheetWriter(self._book, target.sheet, region, move, formats)
-            writer.write(rows, composer, plan.scan.sheet, plan.attachments, added)
-            plan.attachments.follow(composer.went, move)
+            returning = ReturningComments(self._book, target.sheet, place, self._memory.comments(name) if plan.keyed else {})
+            writer.write(rows, composer, plan.scan.sheet, plan.attachments, returning, added)
+            gone = plan.attachments.follow(composer.went, move)
+            returning.put()
         if plan.keyed:
-            self._memory.note(name, region, composer, self._strings)
+            self._memory.note(name, region, composer, self._strings, gone)
         if styles.changed:
             self._book.put(styles.part, styles.result())
         if target.table is not None:
@@ -125,14 +135,20 @@ class TableRefresh:
             raise self._in_the_way(target, blocked)
         if blocked and not elsewhere:
             target, place, scan = self._make_room(target, place, scan, blocked)
-        keyed = rows.carries and bool(scan.region.key_places)
+        keyed = rows.carries and bool(scan.region.key_places or self._key)
         links = RowLinks(self._book, target.sheet, place, rows, wanted=job.links)
         attachments = Attachments(self._book, target.sheet, place, scan.sheet.root, self._rendering.warn, links, keyed=keyed)
         if attachments.rows and keyed:
             scan = self._scan(target.sheet, place, attachments.rows)
+        if self._key and scan.region.carried:
+            recognise_rows(self._book, target, scan.region, attachments.rows, self._memory, lambda: self._written(rows), self._rendering)
         if target.prepared:
             _dress(scan.region, target.prepared)
         return Plan(target, place, rows, scan, attachments, keyed, elsewhere)
+
+    def _written(self, rows: Incoming) -> Written:
+        ours = [slot.ours for slot in rows.place.slots if slot.ours]
+        return written((batch.values for batch in rows.batches()), ours, self._key, self._rendering)
 
     def _new_sheet(self, wanted: str) -> Target:
         anchor = Area.read(self._job.cell or "A1")
@@ -146,7 +162,8 @@ class TableRefresh:
 
     def _scan(self, sheet: Sheet, place: Place, attached: frozenset[int] = frozenset()) -> Scan:
         reader = SheetReader(self._book.package.stream(sheet.part), sheet.part)
-        region = Region(place, self._strings, self._job.key, carries=self._job.mode == "replace", attached=attached)
+        carries, hidden = self._job.mode == "replace", bool(self._key)
+        region = Region(place, self._strings, self._job.key, carries=carries, attached=attached, hidden=hidden)
         region.lead = reader.lead.decode()
 
         region.read(reader, _plain)
@@ -214,7 +231,7 @@ class TableRefresh:
 
     def _check_target(self, target: Target, region: Region) -> str:
         name = target.table.name if target.table else self._book.free_table_name(usable_name(self._job.name))
-        if region.constants and not region.key_places and self._job.mode == "replace":
+        if region.constants and not (region.key_places or self._key) and self._job.mode == "replace":
             raise TargetError(
                 f"table {name!r} has values of a teammate in column {region.constants!r}, and no key to keep them beside their rows",
                 remedy=f"set `key` to what identifies a row, and have it among the table's columns: {_list([c.name for c in self._columns])}",

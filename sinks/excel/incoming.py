@@ -35,10 +35,12 @@ def incoming(book: Workbook, sheet: Sheet, place: Place, job: TableJob, renderin
     output = job.output
     if job.mode == "replace" or not place.exists:
         new = replace(place, new_last=place.first + max(1, output.rows) - 1)
-        return Incoming(new, output.rows, lambda: numbered(output.open(), place.first), carries=True)
+        return Incoming(new, output.rows, lambda: numbered(job.rows(), place.first), carries=True)
     columns = [slot.ours for name in job.key for slot in place.slots if slot.ours and slot.ours.name == name]
     if job.mode == "upsert" and not columns:
-        raise TargetError(f"table {job.name!r}: `mode: upsert` needs a key", remedy="set `key` to the column(s) that identify a row")
+        raise TargetError(
+            f"table {job.name!r}: `mode: upsert` needs a key", remedy="set `key` to what identifies a row, and have it in `columns`"
+        )
     known, blank = _known_keys(book, sheet, place, job, strings)
     start = place.first if blank else place.last + 1
     if job.mode == "append":

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import pyarrow as pa
 
-from connector.api import Output
+from connector.api import HiddenKey, Output
 from connector.errors import TargetError
 from sinks.excel.cells import Column
 from sinks.excel.references import COLUMNS, ROWS, Area
@@ -65,6 +65,15 @@ class TableJob:
     @property
     def name(self) -> str:
         return self.table or self.output.title or self.output.name
+
+    @property
+    def hidden(self) -> HiddenKey | None:
+        """The key of rows that do not show it. Rows that stay where they are can do without."""
+        return self.output.hidden if self.mode == "replace" else None
+
+    def rows(self) -> pa.RecordBatchReader:
+        """The rows, with all of their key."""
+        return self.hidden.open() if self.hidden else self.output.open()
 
 
 @dataclass(frozen=True, slots=True)

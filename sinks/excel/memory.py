@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import date, timedelta
-from typing import Any
+from typing import Any, Final
 
+from sinks.excel.identity import Written
 from sinks.excel.markup import escaped
+from sinks.excel.notes import Remark
 from sinks.excel.references import carried
 from sinks.excel.region import Carried, Place, Region
 from sinks.excel.rows import Composer
@@ -15,11 +17,17 @@ from sinks.excel.sheetwriter import text_cell
 from sinks.excel.strings import SharedStrings
 from sinks.excel.table import matching
 
+VERSIONS: Final = 3  # of a table's rows: the delivered one, and as many as came to nothing in a row
+
 
 class Memory:
     """Notes by table, row key and heading, as JSON: `{"tables": {"Deals": {"D7": {"at": "2026-01-31", "cells": {"note": {…}}}}}}`.
 
-    A cell is `{"text": …}`, `{"number": …}`, `{"flag": …}` or `{"formula": …}` as it would read in the first row of data.
+    A cell is `{"text": …}`, `{"number": …}`, `{"flag": …}` or `{"formula": …}` as it would read in the first row of data. Beside `cells`
+    a note may have `comments`, by heading (`notes.Remark`).
+
+    For tables that do not show their key there is also `"written": {"Deals": […]}`: which rows the table may hold (`identity`), as it
+    was delivered last, and behind it what later runs wrote that may not have got there.
     """
 
     def __init__(self, stored: Mapping[str, Any], *, today: date, days: int, enabled: bool = True) -> None:
@@ -28,13 +36,26 @@ class Memory:
         oldest = (today - timedelta(days=days)).isoformat()
         tables: Mapping[str, Mapping[str, Any]] = stored.get("tables", {}) if enabled else {}
         self._tables = {
-            name: {key: note for key, note in notes.items() if str(note.get("at", "")) >= oldest} for name, notes in tables.items()
+            name: {key: _waiting(note) for key, note in notes.items() if str(note.get("at", "")) >= oldest}
+            for name, notes in tables.items()
         }
+        self._written: dict[str, list[Any]] = {name: list(versions) for name, versions in stored.get("written", {}).items()}
 
     def result(self) -> dict[str, Any]:
         """What to hand to the next run."""
         tables = {name: notes for name, notes in self._tables.items() if notes}
-        return {"tables": tables} if tables else {}
+        parts = {"tables": tables, "written": self._written}
+        return {name: part for name, part in parts.items() if part}
+
+    def versions(self, table: str) -> list[Written]:
+        """What the table may hold, if it does not show its key."""
+        return [Written.unpacked(version) for version in self._written.get(table, ())]
+
+    def wrote(self, table: str, rows: Written) -> None:
+        """Remember the rows of a table that does not show their key."""
+        new = rows.packed()
+        before = [version for version in self._written.get(table, ()) if version != new]
+        self._written[table] = [*before[:1], *before[1:][-(VERSIONS - 2) :], new]
 
     def recall(self, table: str, place: Place, formats: Mapping[int, int], lead: bytes) -> Callable[[str], Carried | None] | None:
         """What was beside a row that is back, by key; None when nothing is remembered of this table."""
@@ -58,22 +79,51 @@ class Memory:
             return
         notes = self._tables.setdefault(table, {})
         for key, values in vanished.items():
-            notes[key] = {"at": self._today.isoformat(), "cells": {matching(heading): _plain(value) for heading, value in values.items()}}
+            cells = {matching(heading): _plain(value) for heading, value in values.items()}
+            notes[key] = {**notes.get(key, {}), "at": self._today.isoformat(), "cells": cells}
 
-    def note(self, table: str, region: Region, composer: Composer, strings: SharedStrings) -> None:
-        """Remember what belonged to rows that are gone."""
+    def comments(self, table: str) -> dict[str, Mapping[str, Remark]]:
+        """What was said on rows that are gone: key → heading → comment."""
+        return {key: note["comments"] for key, note in self._tables.get(table, {}).items() if "comments" in note}
+
+    def note(
+        self, table: str, region: Region, composer: Composer, strings: SharedStrings, comments: Mapping[tuple[int, int], Remark]
+    ) -> None:
+        """Remember what belonged to rows that are gone; `comments` are by row and column of the sheet.
+
+        What is `back` beside its row is forgotten once that has been delivered.
+        """
         if not self._enabled:
             return
-        headings = {slot.place: matching(slot.heading) for slot in region.place.theirs}
+        theirs = {slot.place: matching(slot.heading) for slot in region.place.theirs}
+        headings = {slot.place: matching(slot.heading) for slot in region.place.slots}
         notes = self._tables.setdefault(table, {})
         for key, row in composer.left_behind():
-            cells = {
-                headings[at]: _noted(cell, row, region, strings) for at, cell in row.cells.items() if not cell.blank and at in headings
-            }
-            if cells:
-                notes[key] = {"at": self._today.isoformat(), "cells": cells}
+            cells = {theirs[at]: _noted(cell, row, region, strings) for at, cell in row.cells.items() if not cell.blank and at in theirs}
+            said = {headings[at]: remark for (line, at), remark in comments.items() if line == row.row and at in headings}
+            if cells or said:
+                notes[key] = {"at": self._today.isoformat(), "cells": cells} | ({"comments": said} if said else {})
             else:
                 notes.pop(key, None)
+        for key, note in notes.items():
+            notes[key] = {**note, "back": True} if key in composer.seen else note
+
+
+def _waiting(note: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: part for name, part in note.items() if name != "back"}
+
+
+def settled(memory: Mapping[str, Any]) -> dict[str, Any]:
+    """The memory once everything has been delivered: what is back is forgotten, and of what a table may hold, the last is what it holds."""
+    waiting = {
+        table: {key: note for key, note in notes.items() if not note.get("back")} for table, notes in memory.get("tables", {}).items()
+    }
+    parts = {
+        **memory,
+        "tables": {table: notes for table, notes in waiting.items() if notes},
+        "written": {table: versions[-1:] for table, versions in memory.get("written", {}).items()},
+    }
+    return {name: part for name, part in parts.items() if part}
 
 
 def _plain(value: Any) -> dict[str, Any]:

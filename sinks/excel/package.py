@@ -82,6 +82,7 @@ class Package:
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")
+        self._bytes = path.stat().st_size
         try:
             self._archive = _directory(self._file)
             self._parts: dict[str, Stored | Written] = {}
@@ -93,7 +94,6 @@ class Package:
             raise
         self._original = dict(self._parts)
         self._spools: list[Deflater] = []
-        self._bytes = path.stat().st_size
 
     def __enter__(self) -> Self:
         return self
@@ -106,8 +106,8 @@ class Package:
 
     def _register(self, info: zipfile.ZipInfo) -> None:
         name = info.orig_filename
-        if info.header_offset < 0:
-            raise _damaged(f"part {name[:80]!r} is said to stand before the archive")
+        if not 0 <= info.header_offset <= self._bytes - info.compress_size:
+            raise _damaged(f"part {name[:80]!r} is said to stand outside the archive")
         if name.endswith("/") and not info.file_size:
             self._parts[name] = Stored(info)
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -27,7 +27,22 @@ RECORDS: Final = frozenset(
 )
 NOTES: Final = frozenset({"definitions", "data_quality", "about"})
 #: columns for those who calculate with the table; they stand behind the others
-TECHNICAL: Final = frozenset({"metric", "stage_order", "is_open", "is_won", "is_lost", "is_closed", "modified_at", "source"})
+TECHNICAL: Final = frozenset({"metric", "unit", "stage_order", "is_open", "is_won", "is_lost", "is_closed", "modified_at", "source"})
+#: columns that hold codes of ours; sheets of the standard workbook show words in their place
+CODED: Final = {
+    "kpis": ("period",),
+    "deals": ("status",),
+    "stage_conversion": ("basis",),
+    "stage_entries": ("outcome", "basis"),
+    "what_changed": ("change",),
+    "stalled_deals": ("basis",),
+    "follow_ups": ("reason",),
+    "pipeline_balance": ("verdict", "basis"),
+    "lead_targets": ("span",),
+    "forecast": ("forecast_category",),
+    "data_quality": ("severity",),
+}
+Codes = Mapping[str, Mapping[str, str]]
 #: shares and growth with an arrow
 CHANGES: Final = ("change_pct", "revenue_growth", "win_rate_gap", "revenue_share_gap", "lead_share_gap")
 #: columns that a table's rules look at
@@ -55,6 +70,7 @@ class Page:
     name: str
     output: Output
     page: str
+    codes: Codes
 
     def prepare(self, book: Workbook, columns: Sequence[Column]) -> Prepared:
         """Make the sheet; the engine adds the table at its top left."""
@@ -121,9 +137,9 @@ class Page:
         def span(name: str) -> str:
             return f"{area[name]}2:{area[name]}{last}"
 
-        def alike(name: str, value: str, colour: str) -> str:
+        def alike(name: str, code: str, colour: str) -> str:
             style = look.rule(colour, SOFT.get(colour, ""), bold=True)
-            return _rule(span(name), f'type="cellIs" dxfId="{style}" operator="equal"', f'"{value}"')
+            return _rule(span(name), f'type="cellIs" dxfId="{style}" operator="equal"', f'"{self.codes[name][code]}"')
 
         match self.name if NEEDED.get(self.name, set()) <= area.keys() else None:
             case "follow_ups":
@@ -202,15 +218,26 @@ def _bar(span: str, colour: str) -> str:
     return f'<conditionalFormatting sqref="{span}"><cfRule type="dataBar" priority="PRIORITY">{bar}</cfRule></conditionalFormatting>'
 
 
-def readable(output: Output) -> Output:
-    """The table with its technical columns at the end."""
+def readable(output: Output, codes: Codes) -> Output:
+    """The table as people read it: technical columns at the end, words for codes."""
     names = sorted(output.schema.names, key=lambda name: name in TECHNICAL or (output.name == "definitions" and name == "name"))
     schema = pa.schema([output.schema.field(name) for name in names], output.schema.metadata)
+    coded = CODED.get(output.name, ())
+
+    def shown(batch: pa.RecordBatch) -> pa.RecordBatch:
+        columns = [_said(batch.column(name), codes[name]) if name in coded else batch.column(name) for name in names]
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
 
     def read() -> pa.RecordBatchReader:
-        return pa.RecordBatchReader.from_batches(schema, (batch.select(names) for batch in output.open()))
+        return pa.RecordBatchReader.from_batches(schema, (shown(batch) for batch in output.open()))
 
     return replace(output, schema=schema, open=read)
+
+
+def _said(values: pa.Array, words: Mapping[str, str]) -> pa.Array:
+    """The word for each code; what is no code stays as it is."""
+    encoded = values.dictionary_encode()
+    return pa.array([words.get(value, value) for value in encoded.dictionary.to_pylist()], values.type).take(encoded.indices)
 
 
 def _sample(output: Output) -> pa.RecordBatch | None:

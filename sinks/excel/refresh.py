@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC as UTC_ZONE
 from datetime import datetime
@@ -147,7 +147,12 @@ def _slice(output: Output, start: int, count: int) -> Output:
     if not start and rows == output.rows:
         return output
 
-    def read() -> pa.RecordBatchReader:
-        return pa.RecordBatchReader.from_batches(output.schema, sliced(output.open(), start, rows))
+    def part(open_rows: Callable[[], pa.RecordBatchReader]) -> Callable[[], pa.RecordBatchReader]:
+        def read() -> pa.RecordBatchReader:
+            reader = open_rows()
+            return pa.RecordBatchReader.from_batches(reader.schema, sliced(reader, start, rows))
 
-    return replace(output, rows=rows, open=read)
+        return read
+
+    hidden = output.hidden and replace(output.hidden, open=part(output.hidden.open))
+    return replace(output, rows=rows, open=part(output.open), hidden=hidden)

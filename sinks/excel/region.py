@@ -108,7 +108,14 @@ class Region:
     """The rows of a sheet from the table's header to the last row it had or will have, read once."""
 
     def __init__(
-        self, place: Place, strings: SharedStrings, key: Sequence[str], *, carries: bool = True, attached: frozenset[int] = frozenset()
+        self,
+        place: Place,
+        strings: SharedStrings,
+        key: Sequence[str],
+        *,
+        carries: bool = True,
+        attached: frozenset[int] = frozenset(),
+        hidden: bool = False,
     ) -> None:
         self.place = place
         self.strings = strings
@@ -133,6 +140,7 @@ class Region:
         self.masters: dict[int, tuple[int, int, str]] = {}
         self._carries = carries
         self._attached = attached
+        self._hidden = hidden
         self._sample: list[tuple[Row, list[Cell]]] = []
         self._decided = False
 
@@ -248,7 +256,7 @@ class Region:
         """One row of data: remember what does not come from us."""
         place = self.place
         attributes = row_attributes(row.tag)
-        if not self.key_places:  # without a key nobody knows which row was meant to be hidden
+        if not (self.key_places or self._hidden):  # without a key nobody knows which row was meant to be hidden
             attributes = _HIDDEN.sub(b"", attributes)
         self.ends_plainly = row.number == place.last and row.tag.startswith(f'<{self.lead}row r="{place.last}"'.encode())
         reader.keep_row(row)
@@ -277,6 +285,14 @@ class Region:
         if attributes or kept or formats or row.number in self._attached:
             key = self.key(inside, row.number - place.first)
             self.carried.setdefault(key, deque()).append(Carried(row.number, attributes, kept, formats))
+
+    def know(self, keys: Mapping[int, str]) -> None:
+        """Rows have a key that is not in their cells: what belongs to a row goes by it; with a row that has none, nothing goes."""
+        rows = sorted((row for known in self.carried.values() for row in known), key=lambda row: row.row)
+        self.carried = {}
+        for row in rows:
+            if row.row in keys:
+                self.carried.setdefault(keys[row.row], deque()).append(row)
 
     def alone(self) -> Region:
         """The region on a sheet of its own: without what stands beside it."""

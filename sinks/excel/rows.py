@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,6 +46,7 @@ class Composer:
         recall: Callable[[str], Carried | None] | None,
         by_unit: Mapping[int, Mapping[str, int]] = {},
         heights: Callable[[pa.RecordBatch], Sequence[float]] | None = None,
+        hidden: Sequence[Column] = (),
     ) -> None:
         self._region = region
         self._place = region.place
@@ -60,14 +61,21 @@ class Composer:
         self._used: dict[str, int] = {}
         #: old row → new row of every row that has something to carry
         self.went: dict[int, int] = {}
-        self._key_columns = [slot.ours for at in region.key_places for slot in region.place.slots if slot.place == at and slot.ours]
+        #: the new row of every key of which something was remembered
+        self.back: dict[str, int] = {}
+        shown = [slot.ours for at in region.key_places for slot in region.place.slots if slot.place == at and slot.ours]
+        self._key_columns = list(hidden) or shown
 
     def rows(self, batches: Iterator[Batch]) -> Iterator[tuple[int, pa.Array]]:
         """The first sheet row and the text of each row, batch by batch."""
-        self._used = {}
-        self.went = {}
+        self._used, self.went, self.back = {}, {}, {}
         for batch in batches:
             yield batch.first, self._compose(batch)
+
+    @property
+    def seen(self) -> Collection[str]:
+        """The keys of the rows that were composed, where anything was to go by them."""
+        return self._used.keys()
 
     def left_behind(self) -> Iterator[tuple[str, Carried]]:
         """What belonged to rows that are no longer there, by key; once all rows are composed."""
@@ -112,8 +120,11 @@ class Composer:
             if at < len(known):
                 self.went[known[at].row] = place
                 rows.append(known[at])
-            else:
-                rows.append((self._recall(key) if self._recall and not at else None) or NOTHING)
+                continue
+            remembered = self._recall(key) if self._recall and not at else None
+            if remembered:
+                self.back[key] = place
+            rows.append(remembered or NOTHING)
         return rows
 
     def _keys(self, batch: Batch) -> list[str]:

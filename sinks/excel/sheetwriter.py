@@ -11,6 +11,7 @@ from sinks.excel.cells import xml_of
 from sinks.excel.follow import append_table_part, follow_sheet, followed_rows
 from sinks.excel.incoming import Incoming
 from sinks.excel.markup import Edits, escaped
+from sinks.excel.notes import ReturningComments
 from sinks.excel.package import Deflater
 from sinks.excel.references import ROWS, Move
 from sinks.excel.region import Region
@@ -34,7 +35,15 @@ class SheetWriter:
         self._lead = region.lead.encode()
         self._orphaning = region.orphaning
 
-    def write(self, rows: Incoming, composer: Composer, sheet: Skeleton, attachments: Attachments, table: str | None) -> None:
+    def write(
+        self,
+        rows: Incoming,
+        composer: Composer,
+        sheet: Skeleton,
+        attachments: Attachments,
+        returning: ReturningComments,
+        table: str | None,
+    ) -> None:
         """Write the sheet's part. `table` is the relationship of a table that is new on it."""
         front = Edits(sheet.data)
         follow_sheet(front, sheet.root, self._move, self._region)
@@ -50,6 +59,7 @@ class SheetWriter:
         back = Edits(sheet.data)
         follow_sheet(back, sheet.root, self._move, self._region)
         attachments.follow_sheet(back, sheet.root, composer.went, self._move)
+        returning.make_room(back, sheet.root, composer.back)
         if table is not None:
             append_table_part(back, sheet.root, sheet.data, table)
         out.write(back.result(sheet.at))

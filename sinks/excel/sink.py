@@ -7,17 +7,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field
 
-from connector.api import Drive, Finding, Location, NetworkConfig, Output, PluginConfig, Receipt, Run, TableSpec
+from connector.api import Drive, EachConfig, Finding, Location, NetworkConfig, Output, PluginConfig, Receipt, Run, TableSpec
 from connector.errors import ConfigError, ConflictError, LockedError, TargetError
 from connector.http import Network, Session
 from sinks.drives import DriveConfig, open_drive
 from sinks.drives.graph import GraphDrive, login
 from sinks.drives.local import LocalConfig, LocalDrive
-from sinks.excel.memory import Memory
+from sinks.excel.identity import Written
+from sinks.excel.memory import Memory, settled
 from sinks.excel.refresh import Changes, Options, TableJob, create, refresh
 from sinks.excel.standard import standard
 
@@ -40,9 +41,11 @@ class ExcelTable(TableSpec):
     )
 
 
-class ExcelConfig(PluginConfig):
+class ExcelConfig(EachConfig):
     """A workbook and the tables in it."""
 
+    templated: ClassVar[str] = "path"
+    placed: ClassVar[tuple[str, ...]] = ("type", "drive", "path")
     type: Literal["excel"] = "excel"
     drive: DriveConfig
     path: str = Field(description="The workbook on the drive, e.g. Sales/Pipeline.xlsx.")
@@ -59,6 +62,9 @@ class ExcelConfig(PluginConfig):
 
     def network(self) -> Network:
         return self.drive.network() if isinstance(self.drive, NetworkConfig) else Network()
+
+    def hasty(self) -> Self:
+        return self.model_copy(update={"wait_seconds": 0.0})
 
 
 class ExcelSink:
@@ -88,14 +94,20 @@ class ExcelSink:
         assert not isinstance(self._config.drive, LocalConfig)
         return login(self._config.drive, self._session, prompt)
 
-    def write(self, tables: Mapping[str, Output], run: Run) -> Receipt:
-        """Deliver the tables. Raises TargetError with the target untouched, LockedError or ConflictError to try again later."""
+    def standing(self, run: Run) -> Receipt | None:
+        """The receipt, if neither tables nor workbook have changed since the last run; else None."""
         before = run.previous
         if before and not run.fresh and before.version_after and self._drive.version() == before.version_after:
             return Receipt(
                 self._drive.name(), "unchanged", rows=before.rows, why="neither the data nor the workbook has changed since the last run",
                 version_before=before.version_after, version_after=before.version_after,
             )  # fmt: skip
+        return None
+
+    def write(self, tables: Mapping[str, Output], run: Run) -> Receipt:
+        """Deliver the tables. Raises TargetError with the target untouched, LockedError or ConflictError to try again later."""
+        if standing := self.standing(run):
+            return standing
         jobs = self._jobs(tables, run)
         delivered = {output.name for output in tables.values() if output.rows or output.spec}
         with TemporaryDirectory(prefix="connector-") as scratch:
@@ -131,12 +143,13 @@ class ExcelSink:
                 f"{self._drive.name()}: no space left in {scratch.parent} to write it", remedy="free space, or set TMPDIR"
             ) from error
         if version is not None and changes.unchanged:
+            if not run.dry_run:
+                _keep(run, settled(changes.memory))
             return self._receipt("unchanged", changes, version, version, "every cell already holds its value")
         size = result.stat().st_size
         if run.dry_run:
             return self._receipt("would write", changes, version, version, "dry run", size)
-        if changes.memory != run.memory:
-            run.remember(changes.memory)
+        _keep(run, changes.memory)
         return self._delivered(jobs, run, changes, result, version)
 
     def _template(self) -> Path | None:
@@ -152,7 +165,10 @@ class ExcelSink:
         size, patience = result.stat().st_size, self._wait()
         while True:
             try:
-                return self._receipt("written", changes, version, self._drive.store(result, version), "", size)
+                stored = self._drive.store(result, version)
+                if (memory := settled(changes.memory)) != changes.memory:
+                    run.remember(memory)
+                return self._receipt("written", changes, version, stored, "", size)
             except LockedError:
                 if self._config.on_locked == "copy":
                     name = self._store_copy(result, run)
@@ -165,6 +181,21 @@ class ExcelSink:
             patience -= pause
             run.progress(f"{self._drive.name()}: somebody has it open, waiting", int(self._wait() - patience), int(self._wait()))
             self._session.sleep(pause)
+
+    def wants_manifest(self) -> bool:
+        return self._config.manifest
+
+    def leave_manifest(self, manifest: bytes) -> None:
+        """`Pipeline.manifest.json` beside `Pipeline.xlsx`, wherever that is by now. Raises ConnectorError; the workbook stands."""
+        with TemporaryDirectory(prefix="connector-") as scratch:
+            file = Path(scratch, "manifest.json")
+            file.write_bytes(manifest)
+            if isinstance(self._drive, GraphDrive):
+                self._drive.store_beside(file, ".manifest.json")
+                return
+            path = PurePosixPath(self._config.path)
+            beside = open_drive(self._config.drive, str(path.with_name(f"{path.stem}.manifest.json")), self._session)
+            beside.store(file, beside.version())
 
     def _wait(self) -> float:
         """Seconds `on_locked: wait` may take: people close a shared workbook less often than a program lets go of a file."""
@@ -194,17 +225,15 @@ class ExcelSink:
                 f"on_locked: workbook can only replace tables that have a `table` name; {unfit[0].output.name} is not one",
                 remedy="name the Excel table of every entry and use mode: replace, or set on_locked to wait or copy",
             )
-        memory = Memory(
-            changes.memory, today=run.at.astimezone(run.timezone).date(), days=self._config.remember_days, enabled=self._config.remember
-        )
-
-        def keep(table: str, notes: Mapping[str, Mapping[str, Any]]) -> None:
-            memory.keep(table, notes)
-            run.remember(memory.result())
+        stands = {**changes.memory, "written": run.memory.get("written", {})}  # the file that would have been was not delivered
+        today = run.at.astimezone(run.timezone).date()
+        memory = Memory(stands, today=today, days=self._config.remember_days, enabled=self._config.remember)
+        notes = _LiveNotes(memory, run)
 
         from sinks.drives.graph_workbook import update_tables  # noqa: PLC0415  (it needs this package's cells)
 
-        done = update_tables(drive, {str(job.table): job.output for job in jobs}, run, date1904=changes.date1904, keep=keep)
+        done = update_tables(drive, {str(job.table): job.output for job in jobs}, run, date1904=changes.date1904, notes=notes)
+        run.remember(settled(memory.result()))
         why = "edited inside the workbook that people have open" + ("; completed what an earlier run had begun" if done.completed else "")
         return Receipt(
             drive.name(),
@@ -241,6 +270,28 @@ class ExcelSink:
         if all(output.spec is None for output in tables.values()):
             return standard(tables, run, self._config.locale)
         return [_job(output) for output in tables.values()]
+
+
+class _LiveNotes:
+    """The sink's memory while an open workbook is edited: told, and kept at once."""
+
+    def __init__(self, memory: Memory, run: Run) -> None:
+        self._memory = memory
+        self._run = run
+        self.versions = memory.versions
+
+    def keep(self, table: str, vanished: Mapping[str, Mapping[str, Any]]) -> None:
+        self._memory.keep(table, vanished)
+        self._run.remember(self._memory.result())
+
+    def wrote(self, table: str, rows: Written) -> None:
+        self._memory.wrote(table, rows)
+        self._run.remember(self._memory.result())
+
+
+def _keep(run: Run, memory: Mapping[str, Any]) -> None:
+    if memory != run.memory:
+        run.remember(memory)
 
 
 def _job(output: Output) -> TableJob:

@@ -43,7 +43,10 @@ def standard(tables: Mapping[str, Output], run: Run, locale: str | None = None) 
     said = words(language)
     overview = Overview(headlines(tables, said), run, said, language.replace("-", "_"))
     ordered = sorted(tables.items(), key=lambda item: (item[0] in LAST) - (item[0] in FIRST))
-    jobs = {name: _table_job(name, replace(readable(table), title=table.title or sheet_name(name)), said) for name, table in ordered}
+    jobs = {
+        name: _table_job(name, replace(readable(table, said["codes"]), title=table.title or sheet_name(name)), said)
+        for name, table in ordered
+    }
     charts = chart_jobs(chart_tables(tables, run, said), said)
     front = [job for name, job in jobs.items() if name not in LAST]
     back = [jobs[name] for name in LAST if name in jobs]
@@ -52,7 +55,7 @@ def standard(tables: Mapping[str, Output], run: Run, locale: str | None = None) 
 
 
 def _table_job(name: str, table: Output, said: Mapping[str, Any], *, volatile: bool = False) -> TableJob:
-    page = Page(name, table, said["page"])
+    page = Page(name, table, said["page"], said["codes"])
     heights = page.heights if name in NOTES else None
     return TableJob(
         table,

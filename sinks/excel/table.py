@@ -64,6 +64,12 @@ class Table:
         filter_ = self._root.find("autoFilter")
         return bool(filter_ and filter_.find("filterColumn"))
 
+    @property
+    def sorted_by(self) -> frozenset[int]:
+        """The columns of the sheet by which somebody sorted the table."""
+        areas = (Area.read(element.get("ref")) for element in self._root.walk() if element.name == "sortCondition" and element.get("ref"))
+        return frozenset(area.left for area in areas)
+
     def followed(self, move: Move, added: Sequence[str]) -> bytes:
         """The part after the data moved and columns of ours were added at the right end."""
         edits = Edits(self._data)

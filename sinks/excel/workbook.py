@@ -36,6 +36,7 @@ MAIN_TYPES: Final = {
 }
 SIGNATURE: Final = "http://schemas.openxmlformats.org/package/2006/relationships/digital-signature/origin"
 MAX_SMALL: Final = 32 << 20
+REMEMBERED: Final = 1 << 20  # relationships are as many as links on the sheet
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,8 @@ class Workbook:
     def __init__(self, package: Package, *, break_signature: bool = False) -> None:
         self.package = package
         self._tables: list[tuple[Sheet, Table]] | None = None
+        self._relations: dict[str, tuple[bytes, list[Relation]]] = {}  # what was read of small parts that are asked for again and again
+        self._read: dict[str, tuple[bytes, Table]] = {}
         if TYPES not in package:
             raise TargetError("the file is not an Excel workbook (it has no content types)", remedy="name an .xlsx or .xlsm file in `path`")
         self.part = self._main()
@@ -93,9 +96,18 @@ class Workbook:
         holder = relations_part(part)
         if holder not in self.package:
             return []
+        data = self.data(holder)
+        known = self._relations.get(holder)
+        if known is None or known[0] != data:
+            known = (data, self._related(part, parse(data, holder)))
+            if len(data) <= REMEMBERED:
+                self._relations[holder] = known
+        return known[1]
+
+    def _related(self, part: str, root: Element) -> list[Relation]:
         base = posixpath.dirname(part)
         relations = []
-        for element in self.read(holder).children:
+        for element in root.children:
             external = element.get("TargetMode") == "External"
             target = element.get("Target")
             if not external:
@@ -146,12 +158,19 @@ class Workbook:
         """Every table of the workbook with its sheet."""
         if self._tables is None:
             self._tables = [
-                (sheet, Table(self.data(part), part))
+                (sheet, self._table(part))
                 for sheet in self.sheets
                 for relation in self.relations(sheet.part)
                 if relation.kind == "table" and not relation.external and (part := self.package.proper(relation.target))
             ]
         return self._tables
+
+    def _table(self, part: str) -> Table:
+        data = self.data(part)
+        known = self._read.get(part)
+        if known is None or known[0] != data:
+            known = self._read[part] = (data, Table(data, part))
+        return known[1]
 
     def names(self) -> list[tuple[str, str, int | None]]:
         """Defined names: name, formula, index of the sheet they belong to."""

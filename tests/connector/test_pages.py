@@ -194,17 +194,44 @@ class TestPace:
 
         pace = Pace(5, 10, now=lambda: now[0], sleep=sleep)
         for _ in range(33):
-            pace.wait()
-            stamps.append(now[0])
+            with pace:
+                stamps.append(now[0])
         for stamp in stamps:
             assert sum(stamp <= other < stamp + timedelta(seconds=10) for other in stamps) <= 5
         assert stamps[-1] - stamps[0] == timedelta(seconds=60), "no slower than the budget allows"
+
+    def test_a_call_that_arrives_late_counts_from_its_answer(self):
+        now = [datetime(2026, 1, 1, tzinfo=UTC)]
+        slept = []
+        pace = Pace(2, 10, now=lambda: now[0], sleep=slept.append)
+        with pace:
+            now[0] += timedelta(seconds=8)  # on its way all the time
+        with pace:
+            now[0] += timedelta(seconds=4)
+        with pace:
+            assert slept == [6]
 
     def test_a_smaller_budget_holds_at_once(self):
         slept = []
         pace = Pace(10, 10, now=lambda: datetime(2026, 1, 1, tzinfo=UTC), sleep=slept.append)
         for _ in range(4):
-            pace.wait()
+            with pace:
+                pass
         pace.calls = 4
-        pace.wait()
-        assert slept == [10]
+        with pace:
+            assert slept == [10]
+
+    def test_no_more_calls_are_under_way_than_the_budget_has(self):
+        pace = Pace(3, 10, now=lambda: datetime(2026, 1, 1, tzinfo=UTC), sleep=lambda _: None)
+        lock, here, most = threading.Lock(), [0], [0]
+
+        def call(_):
+            with pace:
+                with lock:
+                    here[0] += 1
+                    most[0] = max(most[0], here[0])
+                with lock:
+                    here[0] -= 1
+
+        assert len(list(side_by_side(call, range(200), 8))) == 200
+        assert most[0] <= 3

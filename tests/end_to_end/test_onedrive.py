@@ -1,6 +1,7 @@
 """A flow delivered to the sandbox's OneDrive by the command line: made, left alone, refreshed around a colleague, while it is open."""
 
 import io
+import json
 
 import pytest
 from openpyxl import load_workbook
@@ -153,3 +154,24 @@ def test_no_secret_and_no_token_in_anything_that_is_kept(place, cloud):
     printed = place.connector("history", "--json").out.encode()
     for secret in {CLIENT_SECRET, *tokens}:
         assert secret.encode() not in kept + printed
+
+
+def test_the_manifest_lies_beside_the_workbook_when_asked_for(place, cloud):
+    place.write("connector.yaml", place.yaml.read_text().replace("wait_seconds: 0", "wait_seconds: 0\n        manifest: true"))
+    place.write("deals.csv", DEALS.replace("70", "71"))
+    cloud.running.faults.add("manifest.json", status=403, times=None)
+    first = run(place)
+    assert first.code == 0, first.err
+    assert any("no manifest" in warning for warning in first.manifest["warnings"])
+    assert not stored(cloud, "Pipeline.manifest.json").exists()
+    cloud.running.faults.clear()
+    second = run(place)
+    assert second.manifest["outcome"] == "unchanged"
+    assert json.loads(stored(cloud, "Pipeline.manifest.json").read_text())["run_id"] == second.manifest["run_id"]
+    before = stored(cloud, "Pipeline.manifest.json").read_bytes()
+    assert run(place).manifest["outcome"] == "unchanged"
+    assert stored(cloud, "Pipeline.manifest.json").read_bytes() == before
+    place.write("deals.csv", DEALS.replace("70", "72"))
+    third = run(place).manifest
+    kept = json.loads(stored(cloud, "Pipeline.manifest.json").read_text())
+    assert (kept["run_id"], kept["sinks"], kept["exit_code"]) == (third["run_id"], third["sinks"], 0)

@@ -18,6 +18,8 @@ from connector.config import ModelConfig
 from connector.engine import DuckDB
 from connector.metrics import Tables, compute
 from connector.model import DATE, ENTITIES, INSTANT, MONEY, RATE
+from sinks.excel.pages import CODED
+from sinks.excel.standard import words
 
 
 def entity(table, rows):
@@ -47,7 +49,11 @@ class Measured:
     tables: Tables
 
     def rows(self, table, columns="*", where="true"):
-        return self.engine.fetch(f"select {columns} from {table} where {where}").to_pylist()
+        """Rows of a table. Whatever code is in them, the standard workbook must have a word for it."""
+        found = self.engine.fetch(f"select {columns} from {table} where {where}").to_pylist()
+        for column in set(CODED.get(table, ())) - {"forecast_category"}:  # beside our code it holds the CRM's own words
+            assert {row[column] for row in found if row.get(column) is not None} <= words("en")["codes"][column].keys()
+        return found
 
     def row(self, table, where="true", columns="*"):
         [row] = self.rows(table, columns, where)

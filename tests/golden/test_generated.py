@@ -17,10 +17,9 @@ AT = date(2026, 3, 17)
 STAGES = ["Talk", "Offer", "Sign"]
 LIMITS = {"Talk": 10, "Offer": 30}
 RELAXED = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow], "derandomize": True}
-few = settings(
-    max_examples=8, phases=[Phase.explicit, Phase.generate], **RELAXED
-)  # a failure is reported as found: shrinking takes minutes
-many = settings(max_examples=400, **RELAXED)
+PHASES = [Phase.explicit, Phase.generate]  # a failure is reported as found: shrinking takes minutes
+few = settings(max_examples=8, phases=PHASES, **RELAXED)
+many = settings(max_examples=300, phases=PHASES, **RELAXED)
 
 days = st.dates(AT - timedelta(days=800), AT)
 maybe_day = st.one_of(st.none(), days)
@@ -316,7 +315,9 @@ def check_invariants(measure, rows, seed):
             assert sum(line["deals"] for line in lines) == len(rows["deals"])
             for name, total in headline.items():
                 parts = [line[name] for line in lines if line[name] is not None]
-                assert agree(sum(parts) if parts or total == 0 else None, total), (table, name)
+                # a group without open deals is worth 0 even where no open deal of another has an amount, and the total is unknown
+                assert agree(float(sum(parts)), total or 0.0), (table, name)
+                assert (total is None) <= (None in (line[name] for line in lines)), (table, name)
     dated = [deal for deal in rows["deals"] if deal["status"] == "won" and deal["closed_at"]]
     for table in ("by_month", "by_quarter"):
         assert sum(line["won"] for line in whole.rows(table)) == len(dated)

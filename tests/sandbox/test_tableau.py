@@ -3,6 +3,9 @@
 import contextlib
 import csv
 import io
+import os
+import shutil
+import subprocess
 import zipfile
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
@@ -109,11 +112,42 @@ class TestPlainUse:
         server.views.populate_csv(dashboard, options)
         assert b"".join(dashboard.csv).startswith(b"Pipeline,Stage,Region")  # the first of its sheets by name
 
+    def test_the_user_who_signed_in(self, running):
+        """Without the schema, whose subset knows no users."""
+        server = tsc.Server(running.url("tableau"), use_server_version=True)
+        with server.auth.sign_in(tsc.PersonalAccessTokenAuth(**PAT)):
+            assert server.users.get_by_id(server.user_id).name == "connector@example.com"
+            with pytest.raises(tsc.ServerResponseError) as error:
+                server.users.get_by_id("0" * 36)
+            assert code(error) == "404002"
+
     def test_metadata_api(self, server):
         (view,) = [each for each in tsc.Pager(server.views) if each.name == "Overview"]
         query = "query($luid: String) { dashboards(filter: {luid: $luid}) { sheets { name luid } } }"
         (node,) = server.metadata.query(query, {"luid": view.id})["data"]["dashboards"]
         assert [sheet["name"] for sheet in node["sheets"]] == ["Stage Detail", "Team Measures"]
+
+
+@pytest.mark.skipif(shutil.which("tabcmd") is None, reason="tabcmd is not installed; it needs an environment of its own")
+def test_tabcmd_signs_in_lists_and_exports(running, company, tmp_path):
+    """Tableau's own command line, as its README shows it."""
+
+    def tabcmd(*arguments):
+        done = subprocess.run(
+            ["tabcmd", *arguments], check=False, env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    credential = ("--token-name", "connector", "--token-value", "sandbox-secret")
+    assert "Succeeded" in tabcmd("login", "--server", running.url("tableau"), "--site", "sales", *credential, "--no-certcheck")
+    assert "2 total datasources" in tabcmd("list", "datasources")
+    tabcmd("export", "SalesPipeline/Deals", "--csv", "-f", str(tmp_path / "exported.csv"))
+    tabcmd("get", "/views/SalesPipeline/Deals.csv", "-f", str(tmp_path / "got.csv"))
+    assert (tmp_path / "exported.csv").read_bytes() == (tmp_path / "got.csv").read_bytes()
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "got.csv").read_text(encoding="utf-8"))))
+    assert len(rows) == sum(deal.deleted_at is None for deal in company.deals.values())
+    assert "Signed out" in tabcmd("logout")
 
 
 class TestSessions:

@@ -228,7 +228,14 @@ class TestReplace:
         assert office.asked("POST .*/datasources") == 0
         assert office.memory == {}
 
+    def test_a_table_that_never_had_rows_is_not_published_unless_it_is_named(self, office):
+        assert office.write(output(DEALS.slice(0, 0))).outcome == "unchanged"
+        assert office.published() is None
+        office.write(output(DEALS.slice(0, 0), spec=TableauTable(**{"from": "deals"})))
+        assert office.published().num_rows == 0
+
     def test_no_rows_are_a_table_without_rows(self, office):
+        office.write(output(DEALS))
         office.write(output(DEALS.slice(0, 0)))
         assert office.published().num_rows == 0
         assert office.published().column_names == DEALS.column_names
@@ -498,7 +505,7 @@ class TestRefusals:
     def test_tables_that_tableau_cannot_hold(self, office, table, message):
         office.write(output(DEALS))
         with pytest.raises(TargetError, match=message) as error:
-            office.write(output(with_rows({"deal_id": "D4"})), output(table, "odd"))
+            office.write(output(with_rows({"deal_id": "D4"})), output(table, "odd", spec=TableauTable(**{"from": "odd"})))
         assert error.value.remedy
         assert same(office.published(), DEALS)  # also the table before it was not published
 

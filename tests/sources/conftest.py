@@ -101,11 +101,12 @@ def salesforce_source(url, session, config):
 def hubspot_source(url, session, config):
     from sources.hubspot import HubSpotSource
 
-    page = config.pop("list_page", None)
+    page, workers = config.pop("list_page", None), config.pop("workers", None)
     credential = {} if "auth" in config else {"token": "pat-sandbox"}
     source = HubSpotSource(HubSpotSource.Config.model_validate({"type": "hubspot", "base_url": url, **credential, **config}), session)
     source.list_page = page
     source.pages_per_range = 2 if page else source.pages_per_range
+    source.workers = workers or source.workers
     return source
 
 

@@ -1,4 +1,4 @@
-"""One company through Salesforce, HubSpot and a CSV export: the same deals, the same stage entries; and what each cannot know."""
+"""One company through Salesforce, HubSpot, Tableau and a CSV export: the same deals, the same stage entries; and what each cannot know."""
 
 from zoneinfo import ZoneInfo
 
@@ -13,9 +13,12 @@ from connector.sandbox.company import Company
 from connector.sandbox.hubspot import HubSpotPortal
 from connector.sandbox.salesforce import SalesforceOrg
 from connector.sandbox.server import serve
+from connector.sandbox.tableau import Tableau
+from connector.sandbox.tableau.pipeline import DEALS, HISTORY, company_site
 from sources.files import FilesSource
 from sources.hubspot import HubSpotSource
 from sources.salesforce import SalesforceSource
+from sources.tableau import TableauSource
 
 #: what an admin of this company would write into model.fields, because orgs keep it in fields of their own
 FIELDS = {
@@ -77,6 +80,14 @@ UNKNOWN = {
         "product_id": "from deal_products",
         "product_category": "from deal_products",
     },
+    "tableau": {
+        "rate": "from rates",
+        "owner_id": "a view has names",
+        "account_id": "a view has names",
+        "contact_id": "a view has names",
+        "product_id": "a view has names",
+        "url": "a view has none",
+    },
     "files": {
         "rate": "from rates",
         "owner_id": "an export has names",
@@ -104,6 +115,12 @@ DIFFERENT = {
 }
 
 
+def published(name, table, fields):
+    """A published data source, by the VizQL Data Service. Its date-times name no zone."""
+    columns = {column: caption for caption, (column, _, _) in fields.items()}
+    return {"datasource": name, "table": table, "mode": "vds", "timezone": "UTC", "fields": columns}
+
+
 @pytest.fixture(scope="module")
 def company():
     """Without merged deals: HubSpot gives the winner both histories, which nobody else does."""
@@ -123,7 +140,7 @@ def read(company, tmp_path_factory):
     def session():
         return Session(sleep=lambda _: None, now=lambda: company.now)
 
-    with serve(SalesforceOrg(company), HubSpotPortal(company)) as running:
+    with serve(SalesforceOrg(company), HubSpotPortal(company), Tableau(company_site(company))) as running:
         auth = {"type": "client_credentials", "client_id": "sandbox-client", "client_secret": "sandbox-secret"}
         names = {"deals": "deals", "stage_entries": "stage_history", "stages": "stages", "leads": "leads", "rates": "rates", "owners": "owners",
                  "deal_products": "deal_products", "products": "products", "activities": "activities", "accounts": "accounts"}  # fmt: skip
@@ -136,6 +153,18 @@ def read(company, tmp_path_factory):
             ),
             "hubspot": HubSpotSource(
                 HubSpotSource.Config.model_validate({"type": "hubspot", "base_url": running.url("hubspot"), "token": "pat-sandbox"}),
+                session(),
+            ),
+            "tableau": TableauSource(
+                TableauSource.Config.model_validate(
+                    {
+                        "type": "tableau",
+                        "base_url": running.url("tableau"),
+                        "site": "sales",
+                        "token": {"name": "connector", "secret": "sandbox-secret"},
+                        "views": [published("Pipeline", "deals", DEALS), published("Stage History", "stage_entries", HISTORY)],
+                    }
+                ),
                 session(),
             ),
             "files": FilesSource(
@@ -170,7 +199,7 @@ def names(read, which):
 CRMS = ("salesforce", "hubspot")
 
 
-@pytest.mark.parametrize("which", CRMS)
+@pytest.mark.parametrize("which", [*CRMS, "tableau"])
 def test_the_same_deals(read, which):
     theirs = {row["name"]: row for row in read(which, "deals")}
     ours = {row["name"]: row for row in read("files", "deals")}
@@ -184,7 +213,7 @@ def test_the_same_deals(read, which):
             assert theirs[name]["expected_close_date"] == row["expected_close_date"]
 
 
-@pytest.mark.parametrize("which", CRMS)
+@pytest.mark.parametrize("which", [*CRMS, "tableau"])
 def test_the_same_stage_entries(read, which):
     def entries(source):
         known = names(read, source)
@@ -269,7 +298,7 @@ def test_the_same_owners(read, which):
     assert people(which) == people("files")
 
 
-@pytest.mark.parametrize("which", ["salesforce", "hubspot", "files"])
+@pytest.mark.parametrize("which", [*CRMS, "tableau", "files"])
 def test_which_columns_of_deals_each_source_cannot_know(read, which):
     rows = read(which, "deals")
     empty = {name for name in ENTITIES["deals"].names if all(row[name] is None for row in rows)}

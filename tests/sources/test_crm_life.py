@@ -33,6 +33,7 @@ class Taking:
         self.folder, self.make, self.name, self.company, self.only = folder, make, name, company, only
         self.marks, self.previous, self.runs = {}, None, 0
         self.skew = timedelta()
+        self.engine = DuckDB(folders=[folder])
 
     def take(self, *, keep=True):
         """One run; the rows of each table, in no order. Without `keep` it is a full one on the side."""
@@ -41,7 +42,7 @@ class Taking:
         session = Session(sleep=lambda _: None, now=lambda: self.company.now + self.skew, jitter=lambda: 0.0)
         named = Named(self.name, self.make(session), session, "unchanged")
         intake = Intake(
-            engine=DuckDB(folders=[self.folder]),
+            engine=self.engine,
             folder=snapshot,
             name=f"run{self.runs}",
             previous=self.marks if keep else {},

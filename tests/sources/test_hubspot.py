@@ -1,6 +1,8 @@
 """The HubSpot source against the sandbox's portal. Traps are those of the contract, by number."""
 
 import json
+import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
@@ -77,6 +79,18 @@ class TestReading:
         rows = crm.read(name, list_page=5).rows
         assert rows == crm.read(name).rows
         assert len({json.dumps(row, default=str) for row in rows}) == len(rows)
+
+    def test_ids_that_stand_close_in_one_place_are_still_read_in_small_pieces(self, hubspot, small):
+        """Ids of old portals are anything but evenly spread: here all but one lie in the last hundredth."""
+        first, *others = sorted(small.deals)
+        small.deals = {n if n == first else n + 5_000: replace(one, n=n if n == first else n + 5_000) for n, one in small.deals.items()}
+        crm = hubspot(small)
+        source = crm.source(list_page=2)
+        pages = list(source.read(crm.entity(source, "deals"), Since()))
+        ids = [record["id"] for page in pages for record in page.records]
+        assert sorted(ids) == sorted(deal_ids(small))
+        assert max(len(page.records) for page in pages) <= 2 * source.pages_per_range * source.list_page
+        assert len(crm.asked("GET /crm/objects/2026-09/deals")) < 2 * len(others)
 
     def test_a_portal_that_takes_only_its_own_cursors_is_read_page_after_page(self, hubspot):
         crm = hubspot(own_cursors_only=True)
@@ -264,7 +278,7 @@ class TestInterrupted:
         lists = f"GET /crm/objects/2026-09/{'calls' if name == 'activities' else 'deals'}"
         whole = crm.read(name, list_page=2)
         undisturbed = len(crm.asked(lists))
-        source = crm.source(folder=tmp_path / "memory", list_page=2)
+        source = crm.source(folder=tmp_path / "memory", list_page=2, workers=2)  # few enough that what is under way does not count
         crm.running.faults.add(lists, status=500, times=None, skip=undisturbed * 3 // 4)
         with pytest.raises(TransientError):
             list(source.read(crm.entity(source, name), Since()))
@@ -363,9 +377,15 @@ class TestSigningIn:
 
 class TestLimits:
     def ticking(self, crm, **config):
-        """A session whose waits move the portal's clock."""
-        session = crm.session()
-        session.sleep = lambda seconds: (crm.slept.append(seconds), crm.company.tick(seconds))
+        """A source whose waits move the portal's clock."""
+        session, lock = crm.session(attempts=6), threading.Lock()
+
+        def sleep(seconds):
+            with lock:
+                crm.slept.append(seconds)
+                crm.company.tick(seconds)
+
+        session.sleep = sleep
         return crm.source(session=session, **config)
 
     def test_the_budget_of_calls_is_kept_without_a_refusal(self, hubspot):
@@ -387,9 +407,13 @@ class TestLimits:
 
     @pytest.mark.parametrize("retry_after", [True, False])
     def test_a_refused_call_is_repeated(self, hubspot, retry_after):
-        crm = hubspot(calls_per_10_seconds=20, retry_after=retry_after)
+        """Somebody else uses the same budget, which nobody can see in advance."""
+        crm = hubspot(calls_per_10_seconds=25, retry_after=retry_after)
         source = self.ticking(crm, list_page=5)
+        crm.source().entities()
         assert crm.ids("deals", source=source) == deal_ids(crm.company)
+        assert 429 in {one.status for one in crm.running.requests}
+        assert not retry_after or 10 in crm.slept
 
     def test_a_used_up_day_ends_the_run_and_is_not_waited_for(self, hubspot):
         crm = hubspot(daily_calls=5)
@@ -688,6 +712,12 @@ class TestRule:
         crm.company.delete(one)
         assert {hs_id(each, one.n) for each in ([kind] if kind else ["calls", "meetings", "tasks"])} & crm.removed(name, mark)
 
+    def test_05_history_is_read_beside_the_record(self, hubspot):
+        crm = hubspot()
+        one = next(one for one in living(crm.company) if len(list(one.entries())) > 2 and one.n not in crm.company.absorbed)
+        rows = [row for row in crm.read("stage_entries").rows if row["deal_id"] == deal(one.n)]
+        assert [row["entered_at"] for row in rows] == [entry.at for entry in one.entries()]
+
     def test_06_the_outcome_does_not_come_from_the_stages_name(self, hubspot):
         crm = hubspot()
         crm.company.rename_stage("new", "won", "Lost and found")
@@ -700,6 +730,20 @@ class TestRule:
         assert {(rows[deal(one.n)]["amount"], rows[deal(one.n)]["currency"]) for one in living(crm.company)} == {
             (one.amount, one.currency) for one in living(crm.company)
         }
+
+    def test_08_a_close_date_is_not_shifted_through_a_time_zone(self, hubspot):
+        crm = hubspot(time_zone="Pacific/Auckland")
+        one = living(crm.company, "open")[0]
+        assert by_id(crm.read("deals", zone="America/Los_Angeles").rows)[deal(one.n)]["expected_close_date"] == one.close_date
+
+    def test_09_a_cursor_that_comes_back_is_an_error(self, hubspot):
+        crm = hubspot()
+        source = crm.source()
+        entity = crm.entity(source, "deals")
+        again = {"results": [{"id": "31245000014", "properties": {}}], "paging": {"next": {"after": "31245000014"}}}
+        crm.running.faults.add("GET /crm/objects/2026-09/deals", status=200, body=json.dumps(again).encode(), times=None)
+        with pytest.raises(SourceError, match="same page twice"):
+            list(source.read(entity, Since()))
 
     def test_01_ids_are_text(self, hubspot):
         row = hubspot().read("deals").rows[0]
@@ -727,3 +771,13 @@ class TestRule:
     def test_12_a_short_page_is_not_the_end(self, hubspot):
         crm = hubspot(page_size=7)
         assert crm.ids("deals") == deal_ids(crm.company)
+
+    def test_13_answers_are_asked_for_compressed(self, hubspot):
+        crm = hubspot()
+        crm.read("products")
+        assert all("gzip" in one.headers["accept-encoding"] for one in crm.running.requests)
+
+    def test_14_a_refusal_may_have_no_body_at_all(self, hubspot):
+        crm = hubspot()
+        crm.running.faults.add("exchange-rates", status=404, body=b"")
+        assert "rates" not in {entity.name for entity in crm.source().entities()}

@@ -739,7 +739,6 @@ class TestRule:
 
     def test_09_fewer_rows_than_announced_are_an_error(self, salesforce):
         crm = salesforce(page_size=20)
-        real = SalesforceOrg._json
         page = SalesforceOrg._page
 
         def short(key, start, request):
@@ -749,7 +748,6 @@ class TestRule:
             return type(response)(response.status, json.dumps(body).encode(), response.headers)
 
         crm.service._page = short
-        assert real
         with pytest.raises(SourceError, match="announced"):
             crm.read("deals")
 
@@ -784,6 +782,21 @@ class TestRule:
             crm.read("deals")
         assert "sandbox-secret" not in f"{caught.value} {caught.value.remedy}"
         assert "sandbox-secret" not in repr(crm.source().config)
+
+    def test_12_an_empty_page_is_not_the_end(self, salesforce):
+        crm = salesforce(page_size=20)
+        page = SalesforceOrg._page
+
+        def late(key, start, request):
+            response = page(crm.service, key, start, request)
+            if start != 20 or request.path.endswith("-020"):
+                return response
+            body = {**json.loads(response.body), "records": [], "done": False, "nextRecordsUrl": request.path.replace("-20", "-020")}
+            return type(response)(200, json.dumps(body).encode(), response.headers)
+
+        crm.service._page = late
+        assert crm.ids("deals") == deal_ids(crm.company)
+        assert crm.asked("-020")
 
     def test_13_answers_are_asked_for_compressed(self, salesforce):
         crm = salesforce()

@@ -281,6 +281,20 @@ class TestText:
             assert rows(page) == [{"Stage": "Won", "Amount": "1", "Amount (2)": "2", "amount (3)": "3"}]
             assert sum("comes more than once" in warning for warning in page.warnings) == 2
 
+    def test_display_texts_are_read_back_and_periods_stay_what_they_are(self, tmp_path):
+        """A day is a date however it is shown; a month or a quarter is no day."""
+        raw = (
+            b"Month of Close Date,Quarter of Close Date,Day of Close Date,Close Date,Entered,Amount,Share\r\n"
+            b'January 2026,2026 Q1,"January 3, 2026",1/31/2026,1/31/2026 9:15:00 AM,"($1,200)",14.4%\r\n'
+            b'May 2026,2026 Q2,"March 14, 2026",2/1/2026,2/1/2026 1:00:00 PM,-$7.50,Null\r\n'
+        )
+        with site_of(View("View", raw=raw)) as desk:
+            table, _ = desk.typed(tmp_path, "Book/View", locale="en_US")
+        first, second = (tuple(row.values()) for row in table.to_pylist())
+        assert first[:4] == ("January 2026", "2026 Q1", date(2026, 1, 3), date(2026, 1, 31))
+        assert first[4:] == (datetime(2026, 1, 31, 9, 15, tzinfo=UTC), Decimal(-1_200), Decimal("0.144"))
+        assert second[4:] == (datetime(2026, 2, 1, 13, tzinfo=UTC), Decimal("-7.5"), None)
+
     def test_quotes_line_breaks_and_a_byte_order_mark(self):
         raw = b'\xef\xbb\xbfName,"Next\r\nStep"\r\n"Acme ""EU"", Ltd","call\r\nback"\r\n'
         with site_of(View("View", raw=raw)) as desk:

@@ -115,6 +115,10 @@ class Datasource:
     def __post_init__(self) -> None:
         self.id = self.id or luid("datasource", self.project.path, self.name)
 
+    @property
+    def content_url(self) -> str:
+        return self.name.replace(" ", "")
+
 
 @dataclass(frozen=True, slots=True)
 class Shown:

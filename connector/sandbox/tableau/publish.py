@@ -116,7 +116,7 @@ class Publishing:
         attributes = {
             "id": source.id,
             "name": source.name,
-            "contentUrl": source.name.replace(" ", ""),
+            "contentUrl": source.content_url,
             "description": source.description or None,
             "type": "hyper",
             "createdAt": source.created_at,
@@ -275,14 +275,16 @@ def run_sql(file: Path, sql: str) -> pa.Table:
 
 
 def hyper(table: pa.Table) -> bytes:
-    """A .hyper file with the table as Extract.Extract. Rows go through Parquet: pantab's own writer refuses some decimals."""
+    """A .hyper file with the table as Extract.Extract. Decimals go through Parquet: pantab's own writer refuses some."""
     import pantab  # noqa: PLC0415
 
+    through = any(map(pa.types.is_decimal, table.schema.types))
     with tempfile.TemporaryDirectory() as folder:
         file, rows = Path(folder, "extract.hyper"), Path(folder, "rows.parquet")
-        pantab.frame_to_hyper(table.schema.empty_table(), file, table=EXTRACT)
-        pq.write_table(table, rows)
-        run_sql(file, f'insert into "Extract"."Extract" select * from external({_text(rows)})')
+        pantab.frame_to_hyper(table.schema.empty_table() if through else table, file, table=EXTRACT)
+        if through:
+            pq.write_table(table, rows)
+            run_sql(file, f'insert into "Extract"."Extract" select * from external({_text(rows)})')
         return file.read_bytes()
 
 

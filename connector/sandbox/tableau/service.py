@@ -75,6 +75,7 @@ class Tableau(Service):
         yield "GET", site + "/workbooks", self.guarded(self.list_workbooks, read, PAGED)
         yield "GET", site + r"/workbooks/(?P<workbook>[^/]+)", self.guarded(self.describe_workbook, read)
         yield "GET", site + r"/workbooks/(?P<workbook>[^/]+)/views", self.guarded(self.workbook_views, read)
+        yield "GET", site + r"/users/(?P<user>[^/]+)", self.guarded(self.describe_user, read)
         yield "GET", site + "/projects", self.guarded(self.list_projects, read, PAGED)
         yield "GET", site + "/datasources", self.guarded(self.list_datasources, read, PAGED)
         for method, pattern, handler, scope, allowed in self.publishing.routes():
@@ -206,6 +207,11 @@ class Tableau(Service):
     def describe_site(self, request: Request) -> Response:
         return answer(E("site", {"id": self.site.id, "name": self.site.name, "contentUrl": self.site.content_url, "state": "Active"}))
 
+    def describe_user(self, request: Request) -> Response:
+        if request.args["user"] != self.site.user_id:
+            raise refused(404002, "Resource Not Found", f"User '{request.args['user']}' could not be found.")
+        return answer(E("user", {"id": self.site.user_id, "name": "connector@example.com", "siteRole": "Explorer"}))
+
     def visible(self) -> list[View]:
         return [view for view in self.site.views if view.visible]
 
@@ -262,6 +268,7 @@ class Tableau(Service):
     def list_datasources(self, request: Request) -> Response:
         fields: Mapping[str, Callable[[Datasource], object]] = {
             "name": lambda source: source.name,
+            "contentUrl": lambda source: source.content_url,
             "projectName": lambda source: source.project.name,
         }
         said, sources = page(filtered(self.site.datasources, request, fields), request)

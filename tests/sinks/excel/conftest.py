@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import importlib.util
+import json
+import os
+import re
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -153,6 +157,27 @@ def findings(validator: ModuleType) -> Callable[..., list[tuple[str, ...]]]:
             known[original, schemas] = {validator.key(finding) for finding in validator.findings(str(original), None, schemas)}
         before = known.get((original, schemas), set()) if original else set()
         return [finding for finding in validator.findings(str(path), None, schemas) if validator.key(finding) not in before]
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def introduced() -> Callable[..., set[tuple[str, str, str]]]:
+    """What Microsoft's validator (Open XML SDK) finds in a workbook and not in the original: rule, part, description without numbers."""
+    program = os.environ.get("OOXML_VALIDATOR_CLI", "")
+    if not Path(program).is_file():
+        pytest.skip("OOXML_VALIDATOR_CLI names no validator")
+    known: dict[Path, set[tuple[str, str, str]]] = {}
+
+    def errors(path: Path) -> set[tuple[str, str, str]]:
+        done = subprocess.run([program, str(path)], capture_output=True, text=True, timeout=300, check=False)
+        found = json.loads(done.stdout)["errors"]
+        return {(one.get("id") or one["errorType"], one.get("path") or "", re.sub(r"\d+", "#", one["description"])) for one in found}
+
+    def check(path: Path, original: Path | None = None) -> set[tuple[str, str, str]]:
+        if original and original not in known:
+            known[original] = errors(original)
+        return errors(path) - (known[original] if original else set())
 
     return check
 

@@ -12,8 +12,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from openpyxl.comments import Comment
 
-from sinks.excel.refresh import Options, TableJob, refresh
+from sinks.excel.memory import settled
+from sinks.excel.refresh import Options, TableJob, create, refresh
 
 #: openpyxl says what it would lose on saving; here it only reads
 pytestmark = pytest.mark.filterwarnings("ignore:.*extension is not supported:UserWarning")
@@ -134,6 +136,56 @@ def test_a_comment_whose_row_is_gone_is_said(featured, tmp_path, job):
     assert any("ask Anna about D2" in warning for warning in changes.warnings)
 
 
+def said(path: Path) -> dict[str, str]:
+    sheet = openpyxl.load_workbook(path)["Deals"]
+    return {cell.coordinate: cell.comment.text for line in sheet.iter_rows() for cell in line if cell.comment}
+
+
+def test_a_comment_comes_back_with_its_row(featured, tmp_path, job, parts, findings):
+    """With its box, and as the conversation it was."""
+    gone = refresh(featured, tmp_path / "gone.xlsx", [job([0, 1])], Options(at=AT))
+    assert said(tmp_path / "gone.xlsx") == {"K6": "beside"}
+    back = tmp_path / "back.xlsx"
+    changes = refresh(tmp_path / "gone.xlsx", back, [job([0, 2, 1], factor=3)], Options(at=AT, memory=gone.memory))
+    assert said(back) == {"K6": "beside", "G6": "ask Anna about D2"}
+    sheet = openpyxl.load_workbook(back)["Deals"]
+    assert sheet["G6"].comment.author == "Ben"
+    assert text(back, parts, "xl/threadedComments/threadedComment1.xml").count('ref="G6" dT="2026-01-01T00:00:00.00"') == 1
+    boxes = text(back, parts, "xl/drawings/commentsDrawing1.vml")
+    assert sorted(int(row) + 1 for row in re.findall(r"<\w+:Row>(\d+)</", boxes)) == [6, 6]
+    assert len(set(re.findall(r'id="_x0000_s(\d+)"', boxes))) == 2
+    assert findings(back, featured) == []
+    assert settled(changes.memory)["tables"]["Deals"].keys() == {"D3"}
+    assert refresh(back, tmp_path / "again.xlsx", [job([0, 2, 1], factor=3)], Options(at=AT, memory=settled(changes.memory))).unchanged
+
+
+def test_a_comment_comes_back_to_a_workbook_that_has_none_left(tmp_path, table, parts, findings, edit):
+    """Excel drops the parts of comments when the last one is gone."""
+
+    def deals(ids):
+        return TableJob(table({"Deal": ids}, key=("Deal",)), table="Deals", key=("Deal",))
+
+    create(tmp_path / "a.xlsx", [deals(["D1", "D2"])])
+    book = openpyxl.load_workbook(tmp_path / "a.xlsx")
+    book["Deals"]["A3"].comment = Comment("call <Wile> & Co", "Ann")
+    book.save(tmp_path / "a.xlsx")
+    gone = refresh(tmp_path / "a.xlsx", tmp_path / "b.xlsx", [deals(["D1"])], Options(at=AT))
+    openpyxl.load_workbook(tmp_path / "b.xlsx").save(tmp_path / "b.xlsx")
+    assert not any("omments" in name for name in parts(tmp_path / "b.xlsx"))
+    refresh(tmp_path / "b.xlsx", tmp_path / "c.xlsx", [deals(["D2", "D1"])], Options(at=AT, memory=gone.memory))
+    assert said(tmp_path / "c.xlsx") == {"A2": "call <Wile> & Co"}
+    assert openpyxl.load_workbook(tmp_path / "c.xlsx")["Deals"]["A2"].comment.author == "Ann"
+    assert findings(tmp_path / "c.xlsx") == []
+
+
+def test_a_conversation_whose_people_are_gone_comes_back_as_a_note(featured, tmp_path, job, edit, findings):
+    gone = refresh(featured, tmp_path / "gone.xlsx", [job([0, 1])], Options(at=AT))
+    edit(tmp_path / "gone.xlsx", {"xl/persons/person.xml": lambda data: re.sub(rb"<person .*/>", b"", data)})
+    refresh(tmp_path / "gone.xlsx", tmp_path / "back.xlsx", [job([2])], Options(at=AT, memory=gone.memory))
+    assert said(tmp_path / "back.xlsx") == {"K6": "beside", "G5": "Ben: ask Anna about D2"}
+    assert findings(tmp_path / "back.xlsx", featured) == []
+
+
 steps = st.lists(st.lists(st.integers(0, 15), unique=True, max_size=14), min_size=2, max_size=10)
 
 
@@ -146,7 +198,7 @@ def test_ten_random_steps(featured_once, tmp_path_factory, job, parts, findings,
     for at, numbers in enumerate(steps):
         new = folder / f"{at}.xlsx"
         changes = refresh(current, new, [job(numbers, factor=at + 1)], Options(at=AT, memory=memory))
-        memory = changes.memory
+        memory = settled(changes.memory)
         current = current if changes.unchanged else new
         gone |= {1, 2} - set(numbers)
     book = openpyxl.load_workbook(current)
@@ -162,6 +214,7 @@ def test_ten_random_steps(featured_once, tmp_path_factory, job, parts, findings,
     assert book.defined_names["DealRange"].attr_text == f"Deals!$B$4:$H${last}"
     links = [cell.coordinate for line in sheet.iter_rows() for cell in line if cell.hyperlink and "D1" in cell.hyperlink.target]
     assert links == ([f"C{5 + numbers.index(1)}"] if 1 in numbers and 1 not in gone else [])
+    assert said(current) == {"K6": "beside"} | ({f"G{5 + numbers.index(2)}": "ask Anna about D2"} if 2 in numbers else {})
     assert findings(current, featured_once) == []
 
 

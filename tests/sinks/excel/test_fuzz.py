@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import random
+import re
 import resource
+import struct
 import time
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -100,17 +103,86 @@ def _numbers(rng: random.Random, xml: bytes) -> bytes:
     return xml[:at] + rng.choice((b"", b"-1", b"0", b"99999999999", b"1048577", b"4294967296", b"1e309", b"NaN")) + xml[at + 1 :]
 
 
-MUTATIONS = (flipped, truncated, spliced, rezipped, rezipped, rezipped, rezipped)
+def _entries(data: bytes, mark: bytes) -> list[int]:
+    """Where the archive's local headers (PK34) or directory entries (PK12) begin."""
+    return [found.start() for found in re.finditer(re.escape(mark), data)]
 
 
-def campaign(workbook: Path, job: TableJob, seeds: range, folder: Path) -> tuple[int, int]:
+def contradicted(rng: random.Random, data: bytes) -> bytes:
+    """A local header that says something else than the directory, or the other way round: name, sizes, method, flags, checksum."""
+    out = bytearray(data)
+    for _ in range(rng.choice((1, 2))):
+        local = rng.random() < 0.5
+        at = rng.choice(_entries(data, b"PK\3\4" if local else b"PK\1\2"))
+        field, width = rng.choice(((6, 2), (8, 2), (14, 4), (18, 4), (22, 4), (26, 2), (28, 2), (30, 6)))
+        at += field + (0 if local else 2 if field < 26 else 16 if field == 30 else 2)
+        value = rng.choice((bytes(width), b"\xff" * width, rng.randbytes(width), b"\x08" + bytes(width - 1), b"\x01" + bytes(width - 1)))
+        out[at : at + width] = value
+    return bytes(out)
+
+
+def doubled(rng: random.Random, data: bytes) -> bytes:
+    """A part twice in the archive, under the same name or one that differs by case."""
+    out = io.BytesIO(data)
+    with zipfile.ZipFile(out, "a", zipfile.ZIP_DEFLATED) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile says that the name is there already
+        name, other = rng.choice(archive.namelist()), rng.choice(archive.namelist())
+        archive.writestr(rng.choice((name, name.upper(), name.replace("/", "//", 1), f"./{name}")), archive.read(other))
+    return out.getvalue()
+
+
+def widened(rng: random.Random, data: bytes) -> bytes:
+    """Sizes and places of more than 4 GB, as zip64 records would have them: all lies."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        parts = [(info, archive.read(info)) for info in archive.infolist()]
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for info, content in parts:
+            new = zipfile.ZipInfo(info.filename)
+            if rng.random() < 0.3:
+                numbers = [rng.choice((len(content), 0, 1 << 33, (1 << 64) - 1)) for _ in range(rng.randrange(4))]
+                new.extra = struct.pack(f"<HH{len(numbers)}Q", 1, 8 * len(numbers), *numbers)
+            archive.writestr(new, content, zipfile.ZIP_DEFLATED)
+    raw = bytearray(out.getvalue())
+    at = rng.choice(_entries(raw, b"PK\1\2"))
+    for field in rng.sample((20, 24, 42), rng.randrange(1, 4)):
+        raw[at + field : at + field + 4] = b"\xff\xff\xff\xff"
+    if rng.random() < 0.5:
+        end = raw.rfind(b"PK\5\6")
+        record = b"PK\6\6" + struct.pack("<QHHLLQQQQ", 44, 45, 45, 0, 0, *(rng.choice((0, 9, 1 << 40)) for _ in range(4)))
+        raw[end:end] = record + b"PK\6\7" + struct.pack("<LQL", 0, rng.choice((end, 0, 1 << 50)), 1)
+    return bytes(raw)
+
+
+def entities(rng: random.Random, data: bytes) -> bytes:
+    """A part in which entities unfold to billions of letters, or reach for a file."""
+    levels = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10 if n else "lol"}">' for n in range(12))
+    kind = rng.choice((levels, '<!ENTITY e11 SYSTEM "file:///etc/passwd">', '<!ENTITY % e11 "x">', ""))
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    name = rng.choice([name for name in parts if name.endswith((".xml", ".rels"))])
+    head, _, body = parts[name].partition(b"?>") if parts[name].startswith(b"<?xml") else (b'<?xml version="1.0"', b"", parts[name])
+    encoded = rng.choice(("utf-8", "utf-16"))
+    text = f"{head.decode()}?><!DOCTYPE lolz [{kind}]>{body.decode()}".replace("</", "&e11;</", rng.randrange(2))
+    parts[name] = text.replace("UTF-8", encoded).encode(encoded)
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for each, content in parts.items():
+            archive.writestr(each, content)
+    return out.getvalue()
+
+
+MUTATIONS = (flipped, truncated, spliced, contradicted, doubled, widened, entities, rezipped, rezipped, rezipped, rezipped)
+
+
+def campaign(workbook: Path, job: TableJob, seeds: range, folder: Path, mutations: tuple = MUTATIONS) -> tuple[int, int]:
     """How many mutants were refreshed and how many refused; anything else is an error that names its seed."""
     refreshed = refused = 0
     data = workbook.read_bytes()
     mutant, result = folder / f"mutant{workbook.suffix}", folder / "result.xlsx"
     for seed in seeds:
         rng = random.Random(f"{workbook.name} {seed}")
-        mutated = rng.choice(MUTATIONS)(rng, data)
+        mutated = rng.choice(mutations)(rng, data)
         mutant.write_bytes(mutated)
         result.unlink(missing_ok=True)
         began = time.process_time()
@@ -161,6 +233,12 @@ def test_mutants_of_a_teammates_workbook(teammates_book, tmp_path, table):
     refreshed, refused = campaign(teammates_book, job, range(100), tmp_path)
     assert refreshed > 5
     assert refused > 30
+
+
+@pytest.mark.parametrize("mutation", [contradicted, doubled, widened, entities])
+def test_archives_that_lie(small, tmp_path, deals, mutation):
+    _, refused = campaign(small, TableJob(deals(range(2, 14)), table="Deals", key=("deal_id",)), range(30), tmp_path, (mutation,))
+    assert refused > 5
 
 
 @pytest.mark.soak

@@ -10,7 +10,10 @@ import pyarrow as pa
 import pytest
 
 from connector.errors import TargetError
+from sinks.excel.memory import settled
 from sinks.excel.refresh import Options, TableJob, create, refresh
+
+AT = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
 @pytest.fixture
@@ -148,6 +151,22 @@ def test_notes_of_rows_that_vanish_are_remembered_until_they_are_back(teammates_
     refresh(tmp_path / "a.xlsx", tmp_path / "b.xlsx", [ours([1, 0, 2])], back)
     assert [row[0] for row in grid(tmp_path / "b.xlsx")[1:4]] == ["note 1", "note 0", "note 2"]
     assert grid(tmp_path / "b.xlsx")[1][5] == 1.5
+
+
+def test_a_note_that_is_back_and_then_deleted_stays_deleted(teammates_book, tmp_path, ours):
+    """But it is not forgotten before the file that holds it has been delivered."""
+    gone = refresh(teammates_book, tmp_path / "a.xlsx", [ours([0, 2])], Options(at=AT))
+    back = refresh(tmp_path / "a.xlsx", tmp_path / "b.xlsx", [ours([1, 0, 2])], Options(at=AT, memory=gone.memory))
+    assert "D1" in back.memory["tables"]["Deals"]
+    refresh(tmp_path / "a.xlsx", tmp_path / "b.xlsx", [ours([1, 0, 2])], Options(at=AT, memory=back.memory))
+    assert grid(tmp_path / "b.xlsx")[1][0] == "note 1"
+    delivered = settled(back.memory)
+    assert set(delivered["tables"]["Deals"]) == {"D3"}
+    book = openpyxl.load_workbook(tmp_path / "b.xlsx")
+    book["Deals"]["A5"] = None
+    book.save(tmp_path / "b.xlsx")
+    refresh(tmp_path / "b.xlsx", tmp_path / "c.xlsx", [ours([2, 1, 0])], Options(at=AT, memory=delivered))
+    assert [row[0] for row in grid(tmp_path / "c.xlsx")[1:4]] == ["note 2", None, "note 0"]
 
 
 def test_memory_ends_with_its_age_and_can_be_switched_off(teammates_book, tmp_path, ours):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 
 import openpyxl
 import pyarrow as pa
@@ -16,6 +17,7 @@ from openpyxl.utils import range_boundaries
 
 from connector.api import Output, Run
 from connector.errors import ConfigError
+from sinks.excel import standard as standard_module
 from sinks.excel.refresh import Options, create, refresh
 from sinks.excel.standard import standard, words
 
@@ -309,7 +311,7 @@ def test_kpis_are_formatted_by_the_unit_of_their_row(first):
 def test_formats_point_out_what_matters(first):
     book = openpyxl.load_workbook(first)
     crowded = [rule.formula for area in book["Pipeline balance"].conditional_formatting for rule in area.rules]
-    assert crowded == [['"crowded"'], ['"thin"'], ['"healthy"']]
+    assert crowded == [['"Crowded"'], ['"Thin"'], ['"Healthy"']]
     assert {str(area.sqref) for area in book["Follow ups"].conditional_formatting} == {"D2"}
     assert [rule.type for area in book["Stalled deals"].conditional_formatting for rule in area.rules] == ["dataBar"]
 
@@ -378,6 +380,48 @@ def test_chinese(tmp_path, findings, cells):
     assert book["概览"]["B3"].value == "数据截至"
     assert findings(tmp_path / "zh.xlsx") == []
     assert dict(cells(tmp_path / "zh.xlsx", "关于")[1:])["商机行数"] == "30"
+
+
+@pytest.mark.parametrize(
+    ("locale", "said"),
+    [
+        ("en", ("Last 90 days", "Overdue activity", "Crowded", "Warning", "Closed")),
+        ("zh", ("近 90 天", "活动已逾期", "拥挤", "警告", "已成交")),
+    ],
+)
+def test_sheets_show_words_where_the_tables_hold_codes(tmp_path, locale, said):
+    tables = company(locale)
+    build(tmp_path / "words.xlsx", tables, the_run(locale=locale))
+    book = openpyxl.load_workbook(tmp_path / "words.xlsx")
+
+    def column(name, heading):
+        sheet = next(sheet for sheet in book if sheet.tables and name in sheet.tables)
+        place = [cell.value for cell in sheet[1]].index(heading)
+        return [row[place] for row in sheet.iter_rows(min_row=2, values_only=True)]
+
+    assert column("Kpis", "Period")[0] == said[0]
+    assert column("FollowUps", "Reason") == [said[1]]
+    assert column("PipelineBalance", "Verdict")[0] == said[2]
+    assert column("DataQuality", "Severity") == [said[3]]
+    assert column("Forecast", "Forecast category") == [said[4], "Commit", said[4], "Commit"], "the CRM's own words stay"
+    assert tables["kpis"].open().read_all()["period"][0].as_py() == "trailing_90_days"
+
+
+def test_a_further_language_is_one_more_file(tmp_path, monkeypatch):
+    english = (Path(standard_module.__file__).parent / "locale" / "en.json").read_text("utf-8")
+    (tmp_path / "locale").mkdir()
+    (tmp_path / "locale" / "de.json").write_text(
+        english.replace('"Overview"', '"Überblick"').replace('"Last 90 days"', '"Letzte 90 Tage"'), "utf-8"
+    )
+    monkeypatch.setattr(standard_module, "files", lambda _package: tmp_path)
+    words.cache_clear()
+    try:
+        build(tmp_path / "de.xlsx", locale="de_AT")
+    finally:
+        words.cache_clear()
+    book = openpyxl.load_workbook(tmp_path / "de.xlsx")
+    assert book.sheetnames[0] == "Überblick"
+    assert "Letzte 90 Tage" in [cell.value for cell in book["Headline figures"]["B"]]
 
 
 def test_a_language_nobody_has_written_yet():
@@ -517,6 +561,15 @@ def test_a_chart_somebody_deleted_stays_away(first, tmp_path, parts, edit):
 
 
 # ── opened by another program ──
+
+
+@pytest.mark.parametrize("locale", ["en", "zh"])
+def test_microsofts_validator_finds_nothing(introduced, tmp_path, locale):
+    build(tmp_path / "first.xlsx", company(locale), the_run(locale=locale), locale=locale)
+    assert introduced(tmp_path / "first.xlsx") == set()
+    month_later = the_run(MONTH_LATER, "r2", locale)
+    build(tmp_path / "later.xlsx", company(locale, later=True), month_later, tmp_path / "first.xlsx", locale)
+    assert introduced(tmp_path / "later.xlsx") == set()
 
 
 @pytest.mark.skipif(
