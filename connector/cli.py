@@ -20,7 +20,7 @@ import click
 from pydantic import ValidationError
 
 from connector import __version__
-from connector.errors import ConfigError, ConnectorError
+from connector.errors import ConfigError, ConnectorError, nearest
 from connector.logs import REDACTION, configure, secrets_of
 from connector.settings import Settings
 
@@ -384,17 +384,29 @@ def status(session: Session, flow: str | None, checking: bool, as_json: bool) ->
 
 
 @cli.command()
-@click.argument("flow")
+@click.argument("name")
 @shared
 @pass_session
-def login(session: Session, flow: str) -> None:
-    """Sign a person in with a device code, for every source and drive of FLOW that wants one (`device_code: true`)."""
-    from connector.flow import login_flow, open_flow  # noqa: PLC0415
+def login(session: Session, name: str) -> None:
+    """Sign a person in with a device code.
+
+    NAME is a drive by its type (onedrive, sharepoint) or a source, wherever it has `device_code: true`; or a flow, for all of both in it.
+    """
+    from connector.flow import drive_of, login_flow, open_flow  # noqa: PLC0415
 
     config = session.config()
-    with open_flow(flow, config.flow(flow), session.settings()) as opened:
-        for who in login_flow(opened, click.echo):
-            click.echo(f"signed in: {who}")
+    inside = {flow: {*one.sources, *filter(None, map(drive_of, one.sinks))} for flow, one in config.flows.items()}
+    if name in inside:
+        chosen: list[tuple[str, str | None]] = [(name, None)]
+    else:
+        chosen = [(flow, name) for flow, names in inside.items() if name in names]
+    if not chosen:
+        known = sorted({*inside, *(one for names in inside.values() for one in names)})
+        raise ConfigError(f"no drive, source or flow {name!r}; {nearest(name, known)}")
+    for flow, only in chosen:
+        with open_flow(flow, config.flow(flow), session.settings()) as opened:
+            for who in login_flow(opened, click.echo, only):
+                click.echo(f"signed in: {who}")
 
 
 def _limit(limit: int | None, style: str) -> int | None:

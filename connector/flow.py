@@ -463,14 +463,22 @@ def check_flow(flow: OpenFlow) -> Iterator[Finding]:
         yield from _findings(f"sink {index + 1} ({target.identity.partition(':')[0]})", target.sink.check)
 
 
-def login_flow(flow: OpenFlow, prompt: Callable[[str], None]) -> Iterator[str]:
-    """Sign in whoever a plugin wants signed in; yields who it was. Raises ConfigError where no plugin does."""
-    plugs: list[Source | Sink] = [*(named.source for named in flow.sources), *(target.sink for target in flow.targets)]
-    wanting = [plug for plug in plugs if isinstance(plug, SignsIn) and plug.wants_login()]
+def drive_of(sink: PluginConfig) -> str | None:
+    """What `connector login` may call the drive of a sink: its type."""
+    return getattr(getattr(sink, "drive", None), "type", None)
+
+
+def login_flow(flow: OpenFlow, prompt: Callable[[str], None], only: str | None = None) -> Iterator[str]:
+    """Sign in whoever a plugin wants signed in; yields who it was. Raises ConfigError where no plugin does.
+
+    `only` names a source, or a drive by its type; every one of the flow unless given.
+    """
+    plugs: list[tuple[str | None, Source | Sink]] = [(named.name, named.source) for named in flow.sources]
+    plugs += [(drive_of(target.config), target.sink) for target in flow.targets]
+    wanting = [plug for name, plug in plugs if only in (None, name) and isinstance(plug, SignsIn) and plug.wants_login()]
     if not wanting:
-        raise ConfigError(
-            f"{flow.name}: nothing in this flow signs in as a person", remedy="set `device_code: true` on the drive or source that should"
-        )
+        what = f"{only} does not sign in" if only else "nothing in this flow signs in"
+        raise ConfigError(f"{flow.name}: {what} as a person", remedy="set `device_code: true` on the drive or source that should")
     for plug in wanting:
         yield plug.login(prompt)
 

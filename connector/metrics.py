@@ -31,9 +31,10 @@ from connector.statements import statement, text
 
 __all__ = ["Tables", "compute", "metrics_page"]
 
+FINAL: Final = "select stage from stage_facts where is_won = 1 or is_lost = 1"
 #: table → (column of deal_facts, column that orders its values, order of the rows)
 DIMENSIONS: Final = {
-    "by_stage": ("stage", "stage_order", "m.place is null, m.place, m.value"),
+    "by_stage": ("stage", "stage_order", f"case when m.value in ({FINAL}) then 1 else 0 end, m.place is null, m.place, m.value"),
     "by_owner": ("owner", "owner", "m.revenue desc, m.value"),
     "by_team": ("team", "team", "m.revenue desc, m.value"),
     "by_manager": ("manager", "manager", "m.revenue desc, m.value"),

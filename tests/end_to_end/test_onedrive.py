@@ -2,7 +2,9 @@
 
 import io
 import json
+import re
 
+import click
 import pytest
 from openpyxl import load_workbook
 from openpyxl.worksheet.table import Table
@@ -134,6 +136,40 @@ def test_while_it_is_open_the_table_is_edited_inside_it(place, cloud):
     cloud.clock.sleep(600)
     cloud.workbooks.look(item(cloud))  # the service saves when everybody has gone
     assert rows(stored(cloud))[1:] == [["00017", "=Ana", 100.5], ["D-2", "Bo", 71], ["D-3", "@Cy", 5]]
+
+
+@pytest.mark.parametrize("name", ["pipeline", "onedrive"])
+def test_a_person_signs_in_for_a_flow_or_a_drive(workplace, cloud, monkeypatch, name):
+    configure(workplace, cloud)
+    signed = workplace.yaml.read_text().replace('client_secret: "${SECRET}"', "device_code: true").replace(f"          user: {USER}\n", "")
+    workplace.yaml.write_text(signed)
+    workplace.write("deals.csv", DEALS)
+    before = run(workplace)
+    assert (before.code, "connector login" in before.err + before.out) == (3, True)
+    shown, echo = [], click.echo
+
+    def person(message="", **more):
+        echo(message, **more)
+        if found := re.search("enter the code ([0-9A-F]+)", str(message)):
+            shown.append(message)
+            cloud.identity.approve(found[1], USER)
+
+    monkeypatch.setattr(click, "echo", person)
+    done = workplace.connector("login", name)
+    assert (done.code, len(shown)) == (0, 1), done.err
+    assert f"signed in: {USER}" in done.out
+    assert run(workplace).code == 0
+    assert rows(stored(cloud))[1][:2] == ["00017", "=Ana"]
+
+
+def test_nobody_to_sign_in(workplace, cloud):
+    configure(workplace, cloud)
+    workplace.write("deals.csv", DEALS)
+    wrong = workplace.connector("login", "onedriv", SECRET=CLIENT_SECRET)
+    assert (wrong.code, "did you mean 'onedrive'?" in wrong.err) == (2, True), wrong.err
+    for name in ("onedrive", "export", "pipeline"):
+        idle = workplace.connector("login", name, SECRET=CLIENT_SECRET)
+        assert (idle.code, "device_code: true" in idle.err) == (2, True), idle.err
 
 
 def test_check_says_what_it_found_and_a_wrong_secret_is_exit_3(place):
