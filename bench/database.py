@@ -5,7 +5,7 @@
 1. Our sink: a first load, the same again, every row changed while people read; rows per second and peak memory, at two sizes.
 2. `to_sql` with SQLAlchemy and whichever driver is installed: as it is, and with `method="multi"`, on fewer rows, as it is slow.
 
-It takes Debian's package `postgresql`, as tests/postgres.py starts the server.
+It takes Debian's package `postgresql`, as tests/kit/postgres.py starts the server.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from bench.excel import write_rows
 from bench.tableau import measure
 
-SERVER = Path(__file__).parents[1] / "tests" / "postgres.py"
+SERVER = Path(__file__).parents[1] / "tests" / "kit" / "postgres.py"
 OURS = """
 from datetime import datetime, timezone
 import pyarrow as pa, pyarrow.ipc
