@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from connector.errors import TargetError
-from sinks.excel.links import RowLinks
+from sinks.excel.links import Link, RowLinks, link_of
 from sinks.excel.markup import RELATIONS, Edits, Element, parse, prefix
 from sinks.excel.notes import Remark, people, remark_of, said
 from sinks.excel.references import Area, Move, letters
@@ -38,6 +38,8 @@ class Attachments:
         self._warn = warn
         self._keyed = keyed
         self._ours = ours
+        #: the links of rows that are gone, by row and column; once the sheet is written
+        self.gone_links: dict[tuple[int, int], Link] = {}
         self._relations = [
             relation
             for relation in book.relations(sheet.part)
@@ -60,14 +62,18 @@ class Attachments:
             return None if row is None else Area(row, area.left, row, area.right)
         return move.area(area, single=True)
 
-    def follow_sheet(self, edits: Edits, root: Element, went: Mapping[int, int], move: Move) -> None:
-        """The sheet's links."""
+    def follow_sheet(self, edits: Edits, root: Element, went: Mapping[int, int], back: Mapping[str, int], move: Move) -> None:
+        """The sheet's links. `back`: the row of each key that is back."""
         links = _links(root)
         mine = [element for element in links if self._is_ours(element)]
         gone = {_relation(element) for element in mine} - {_relation(element) for element in links if element not in mine}
-        new = self._ours.xml(prefix(edits.data, root), frozenset(gone)) if self._ours.columns else b""
         areas = [_cell(element.get("ref")) for element in links]
         places = [None if element in mine else area and self._to(area, went, move) for element, area in zip(links, areas, strict=True)]
+        theirs = [
+            (element, area) for element, area, to in zip(links, areas, places, strict=True) if area and not to and element not in mine
+        ]
+        self._note_gone(theirs)
+        new = self._ours.xml(prefix(edits.data, root), frozenset(gone), back)
         if links and not any(places) and all(areas) and not new and links[0].parent is not None:
             edits.remove(links[0].parent)  # an empty list of links is not allowed
             return
@@ -82,6 +88,13 @@ class Attachments:
                 edits.set(element, "ref", str(to))
             elif area is not None:
                 edits.remove(element)
+
+    def _note_gone(self, links: list[tuple[Element, Area]]) -> None:
+        addresses = {one.id: one.target for one in self._book.relations(self._sheet.part) if one.external} if links else {}
+        for element, area in links:
+            link = self.gone_links[area.top, area.left] = link_of(element, addresses)
+            to = link.get("address") or link.get("location", "")
+            self._warn(f"the row of a link on {self._sheet.name}!{letters(area.left)}{area.top} is gone; it led to {to[:500]}")
 
     def _is_ours(self, link: Element) -> bool:
         area = _cell(link.get("ref"))

@@ -11,6 +11,7 @@ from connector.errors import TargetError
 from sinks.excel.attached import Attachments
 from sinks.excel.blank import new_sheet
 from sinks.excel.cells import Column, Rendering, columns_of, xml_of
+from sinks.excel.drawn import Drawn, drawn
 from sinks.excel.follow import follow
 from sinks.excel.identity import Written, written
 from sinks.excel.incoming import Incoming, incoming
@@ -110,7 +111,7 @@ class TableRefresh:
             gone = plan.attachments.follow(composer.went, move)
             returning.put()
         if plan.keyed:
-            self._memory.note(name, region, composer, self._strings, gone)
+            self._memory.note(name, region, composer, self._strings, gone, plan.attachments.gone_links)
         if styles.changed:
             self._book.put(styles.part, styles.result())
         if target.table is not None:
@@ -130,13 +131,20 @@ class TableRefresh:
             raise self._too_long(place)
         scan = self._scan(target.sheet, place)
         blocked = self._obstacles(target, scan, place)
+        covered = self._covered(target.sheet, place)
+        going = [one for one in covered if job.on_blocked == "shift" and one.moves and one.area.top > place.end]
+        blocked += map(str, going)
         elsewhere = bool(blocked) and place.exists and target.table is not None and job.on_blocked == "new_sheet"
         if elsewhere and job.mode == "append":
             raise self._in_the_way(target, blocked)
         if blocked and not elsewhere:
             target, place, scan = self._make_room(target, place, scan, blocked)
+        staying = [str(one) for one in covered if one not in going and not elsewhere]
+        if staying:
+            self._rendering.warn(f"sheet {target.sheet.name!r}: {job.output.name} now reaches under what is drawn there: {_list(staying)}")
         keyed = rows.carries and bool(scan.region.key_places or self._key)
-        links = RowLinks(self._book, target.sheet, place, rows, wanted=job.links)
+        remembered = self._memory.links(target.table.name) if keyed and target.table else {}
+        links = RowLinks(self._book, target.sheet, place, rows, remembered, wanted=job.links)
         attachments = Attachments(self._book, target.sheet, place, scan.sheet.root, self._rendering.warn, links, keyed=keyed)
         if attachments.rows and keyed:
             scan = self._scan(target.sheet, place, attachments.rows)
@@ -187,6 +195,12 @@ class TableRefresh:
         merges = scan.sheet.root.find("mergeCells")
         merged = [element.get("ref") for element in (merges.children if merges else ())]
         return [*found, *(f"merged cells {ref}" for ref in merged if any(area.overlaps(Area.read(ref)) for area in fresh))]
+
+    def _covered(self, sheet: Sheet, place: Place) -> list[Drawn]:
+        """What is drawn where a table that is there will be and is not yet."""
+        fresh = _fresh_areas(place) if place.exists else []
+        found = drawn(self._book, sheet) if fresh else ()
+        return [one for one in found if any(one.area.overlaps(area) for area in fresh)]
 
     def _make_room(self, target: Target, place: Place, scan: Scan, blocked: Sequence[str]) -> tuple[Target, Place, Scan]:
         """What `on_blocked` says: move the rows below out of the way, use a new sheet, or refuse."""

@@ -8,7 +8,7 @@ from typing import Final
 
 from connector.errors import TargetError
 from sinks.excel.markup import RELATIONS, Edits, Element, attribute, escaped, parse, prefix
-from sinks.excel.references import ROWS, Area, Move
+from sinks.excel.references import ROWS, Area, Move, each_reference
 from sinks.excel.region import Region
 from sinks.excel.sheet import plain
 from sinks.excel.table import Table
@@ -91,7 +91,19 @@ def _shift_element(edits: Edits, element: Element, move: Move) -> None:
     elif element.name == "brk" and element.parent is not None and element.parent.name == "rowBreaks" and element.get("id").isdecimal():
         edits.set(element, "id", str(move.row(int(element.get("id")) + 1) - 1))  # a break stands above the row after it
     elif element.name == "row" and element.parent is not None and element.parent.name in ("from", "to") and element.text.isdecimal():
-        edits.text(element, str(move.row(int(element.text) + 1) - 1))  # anchors count rows from 0
+        edits.text(element, str(int(element.text) + _lowered(element.parent, move)))
+
+
+def _lowered(corner: Element, move: Move) -> int:
+    """By how much a corner of something drawn goes down: as its anchor says, with the cells, without being stretched, or not at all."""
+    anchor = corner.parent
+    how = anchor.get("editAs") if anchor is not None else ""
+    if how == "absolute":
+        return 0
+    start = anchor.find("from") if anchor is not None and how == "oneCell" else None
+    row = (start or corner).find("row")
+    above = int(row.text) if row is not None and row.text.isdecimal() else 0  # anchors count rows from 0
+    return move.row(above + 1) - 1 - above
 
 
 def _follow_names(book: Workbook, move: Move) -> None:
@@ -201,8 +213,7 @@ def _shift_parts(book: Workbook, own: str, move: Move) -> None:
 
 def _refresh_pivots(book: Workbook, move: Move, table: str | None) -> None:
     """Pivot caches fed by the table, by its name, by a name for its range, or by the range, refresh when the file is opened."""
-    sources = [text.casefold() for text in (move.sheet.replace("'", "''"), table) if text]
-    names = {name.casefold() for name, formula, _ in book.names() if any(source in formula.casefold() for source in sources)}
+    names = {name.casefold() for name, formula, _ in book.names() if _may_mean(formula, move, table)}
     if table:
         names.add(table.casefold())
     for relation in book.relations(book.part):
@@ -212,7 +223,7 @@ def _refresh_pivots(book: Workbook, move: Move, table: str | None) -> None:
         data = book.data(part)
         root, edits = parse(data, part), Edits(data)
         source = next((element for element in root.walk() if element.name == "worksheetSource"), None)
-        if source is None:
+        if source is None or source.get(f"{{{RELATIONS}}}id"):  # of another workbook
             continue
         area = Area.read(source.get("ref")) if source.get("ref") else None
         if source.get("sheet").casefold() != move.sheet.casefold() or not (area and area.overlaps(move.whole)):
@@ -224,3 +235,21 @@ def _refresh_pivots(book: Workbook, move: Move, table: str | None) -> None:
             edits.set(source, "ref", move.area(area).span)
             edits.set(source, "sheet", move.home)
         book.put(part, edits.result())
+
+
+def _may_mean(formula: str, move: Move, table: str | None) -> bool:
+    """Whether a name may stand for cells of the table. A plain range says so; what is calculated may, if it mentions sheet or table."""
+    cells: list[tuple[str | None, str]] = []
+
+    def noted(sheet: str | None, _: str, area: str) -> str:
+        cells.append((sheet, area))
+        return ""
+
+    if not each_reference(formula, noted).strip("=") and len(cells) == 1:
+        sheet, area = cells[0]
+        try:
+            return (sheet or "").casefold() == move.sheet.casefold() and Area.read(area).overlaps(move.whole)
+        except TargetError:  # whole rows, or cells in another order: they may
+            pass
+    sources = [text.casefold() for text in (move.sheet.replace("'", "''"), table) if text]
+    return any(source in formula.casefold() for source in sources)

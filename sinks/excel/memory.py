@@ -7,6 +7,7 @@ from datetime import date, timedelta
 from typing import Any, Final
 
 from sinks.excel.identity import Written
+from sinks.excel.links import Link
 from sinks.excel.markup import escaped
 from sinks.excel.notes import Remark
 from sinks.excel.references import carried
@@ -24,7 +25,7 @@ class Memory:
     """Notes by table, row key and heading, as JSON: `{"tables": {"Deals": {"D7": {"at": "2026-01-31", "cells": {"note": {…}}}}}}`.
 
     A cell is `{"text": …}`, `{"number": …}`, `{"flag": …}` or `{"formula": …}` as it would read in the first row of data. Beside `cells`
-    a note may have `comments`, by heading (`notes.Remark`).
+    a note may have `comments` (`notes.Remark`) and `links` (`links.Link`), by heading.
 
     For tables that do not show their key there is also `"written": {"Deals": […]}`: which rows the table may hold (`identity`), as it
     was delivered last, and behind it what later runs wrote that may not have got there.
@@ -86,10 +87,20 @@ class Memory:
         """What was said on rows that are gone: key → heading → comment."""
         return {key: note["comments"] for key, note in self._tables.get(table, {}).items() if "comments" in note}
 
+    def links(self, table: str) -> dict[str, Mapping[str, Link]]:
+        """Where the links on rows that are gone led: key → heading → link."""
+        return {key: note["links"] for key, note in self._tables.get(table, {}).items() if "links" in note}
+
     def note(
-        self, table: str, region: Region, composer: Composer, strings: SharedStrings, comments: Mapping[tuple[int, int], Remark]
+        self,
+        table: str,
+        region: Region,
+        composer: Composer,
+        strings: SharedStrings,
+        comments: Mapping[tuple[int, int], Remark],
+        links: Mapping[tuple[int, int], Link],
     ) -> None:
-        """Remember what belonged to rows that are gone; `comments` are by row and column of the sheet.
+        """Remember what belonged to rows that are gone; `comments` and `links` are by row and column of the sheet.
 
         What is `back` beside its row is forgotten once that has been delivered.
         """
@@ -100,9 +111,13 @@ class Memory:
         notes = self._tables.setdefault(table, {})
         for key, row in composer.left_behind():
             cells = {theirs[at]: _noted(cell, row, region, strings) for at, cell in row.cells.items() if not cell.blank and at in theirs}
-            said = {headings[at]: remark for (line, at), remark in comments.items() if line == row.row and at in headings}
-            if cells or said:
-                notes[key] = {"at": self._today.isoformat(), "cells": cells} | ({"comments": said} if said else {})
+            attached = {
+                name: kept
+                for name, known in (("comments", comments), ("links", links))
+                if (kept := {headings[at]: one for (line, at), one in known.items() if line == row.row and at in headings})
+            }
+            if cells or attached:
+                notes[key] = {"at": self._today.isoformat(), "cells": cells, **attached}
             else:
                 notes.pop(key, None)
         for key, note in notes.items():

@@ -124,7 +124,7 @@ class Page:
     def heights(self, batch: pa.RecordBatch) -> list[float]:
         """The height of each row whose texts wrap: people who open the file elsewhere than in Excel get no other."""
         texts = [batch.column(at).to_pylist() for at, field in enumerate(batch.schema) if pa.types.is_string(field.type)]
-        return [3 + LINE_HEIGHT * max(math.ceil(_wide(text or "-") / (LONG - 6)) for text in row) for row in zip(*texts, strict=True)]
+        return [3 + LINE_HEIGHT * max(_lines(text or "", LONG - 6) for text in row) for row in zip(*texts, strict=True)]
 
     # ── rules ──
 
@@ -253,14 +253,14 @@ def _wide(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
-def _lines(heading: str, width: float) -> int:
-    lines, used = 1, 0
-    for word in heading.split():
-        need = _wide(word) + (1 if used else 0)
-        if used and used + need > width:
-            lines, used = lines + 1, _wide(word)
-        else:
-            used += need
+def _lines(text: str, width: float) -> int:
+    lines, used = 1, 0.0
+    for word in text.split():
+        if used and used + 1 + _wide(word) > width:
+            lines, used = lines + 1, 0
+        used += _wide(word) + (1 if used else 0)
+        while used > width:  # a word too long for a line is broken
+            lines, used = lines + 1, used - width
     return lines
 
 

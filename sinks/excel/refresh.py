@@ -23,7 +23,7 @@ from sinks.excel.memory import Memory
 from sinks.excel.package import Package
 from sinks.excel.placeholders import adopt, fill, placeholders
 from sinks.excel.references import ROWS, Area
-from sinks.excel.workbook import Workbook
+from sinks.excel.workbook import MACRO_TYPE, PLAIN_TYPE, Workbook
 
 __all__ = ["Changes", "Options", "TableJob", "create", "refresh"]
 EPOCH: Final = datetime(1980, 1, 1, tzinfo=UTC_ZONE)
@@ -71,15 +71,26 @@ def refresh(workbook: Path, result: Path, jobs: Sequence[TableJob], options: Opt
 
 
 def create(result: Path, jobs: Sequence[TableJob], options: Options = Options(), template: Path | None = None) -> Changes:
-    """A new workbook with these tables, from a template or from nothing."""
+    """A new workbook with these tables, from a template or from nothing. Its suffix says whether it may hold macros (`.xlsm`).
+
+    Raises TargetError as `refresh` does, and for a template with macros when the workbook may have none.
+    """
     base = template
     if base is None:
         base = result.with_name(result.name + ".blank")
         base.write_bytes(blank_workbook())
     with Package(base) as package:
         changes = _refresh(package, jobs, options, template=template is not None)
+        _name_kind(package, options, macros=result.suffix == ".xlsm")
         package.save(result)
     return changes
+
+
+def _name_kind(package: Package, options: Options, *, macros: bool) -> None:
+    book = Workbook(package, break_signature=options.break_signature)
+    if not macros and any(relation.kind == "vbaProject" for relation in book.relations(book.part)):
+        raise TargetError("the template holds macros, and a workbook named .xlsx may not", remedy="end `path` in .xlsm, or drop the macros")
+    book.become(MACRO_TYPE if macros else PLAIN_TYPE)
 
 
 def _refresh(package: Package, jobs: Sequence[TableJob], options: Options, *, template: bool = False) -> Changes:

@@ -17,6 +17,7 @@ from sinks.excel.strings import SharedStrings
 SAMPLE: Final = 64  # rows that decide a column's usual format and formula
 _ATTRIBUTE: Final = re.compile(rb"""(\s([\w.:-]+)\s*=\s*("[^"]*"|'[^']*'))""")
 _HIDDEN: Final = re.compile(rb"""\shidden\s*=\s*["'][^"']*["']""")
+_OUTLINE: Final = re.compile(rb"""\soutlineLevel\s*=\s*["'][1-7]["']""")
 _NOT_KEPT: Final = (b"r", b"spans")
 
 #: of a run of whole rows, the index and text of those that are not plain
@@ -127,6 +128,8 @@ class Region:
         self.total: Mapping[int, Cell] = {}
         self.total_attributes = b""
         self.beside: dict[int, Beside] = {}
+        #: the outline level of rows the table grows over: what stands beside it stays grouped
+        self.grouped: dict[int, str] = {}
         self.carried: dict[str, deque[Carried]] = {}
         self.styles: dict[int, int] = {}
         self.formulas: dict[int, str] = {}
@@ -198,6 +201,8 @@ class Region:
             self.total, self.total_attributes = inside, attributes
             self._block_right(row.number, cells)
         elif row.number <= place.new_end:
+            if row.number > place.end and (level := _OUTLINE.search(row.tag)):
+                self.grouped[row.number] = level[0].decode()
             self.blocked_below += [f"{letters(cell.column)}{row.number}" for cell in inside.values() if not cell.blank]
 
     def _block_right(self, row: int, cells: Iterable[Cell]) -> None:
@@ -297,7 +302,7 @@ class Region:
     def alone(self) -> Region:
         """The region on a sheet of its own: without what stands beside it."""
         other = copy(self)
-        other.beside = {}
+        other.beside, other.grouped = {}, {}
         return other
 
     @property

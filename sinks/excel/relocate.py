@@ -8,7 +8,7 @@ from dataclasses import replace
 from connector.errors import TargetError
 from sinks.excel.follow import follow_sheet
 from sinks.excel.incoming import Incoming
-from sinks.excel.markup import DECLARATION, MAIN, RELATIONS, Edits, parse
+from sinks.excel.markup import DECLARATION, MAIN, RELATIONS, Edits, attribute, parse
 from sinks.excel.references import Move
 from sinks.excel.region import Region
 from sinks.excel.rows import Composer
@@ -49,10 +49,22 @@ def relocate(
 
 
 def _empty(old: Skeleton) -> bytes:
-    """A sheet without cells, its columns as wide as the old one's."""
+    """A sheet without cells, its columns as wide and its rows as high and as grouped as the old one's."""
+    usual = old.root.find("sheetFormatPr")
+    own = (
+        b"".join(b" %s=%s" % (name.encode(), attribute(text)) for name, text in usual.attributes.items() if "{" not in name)
+        if usual
+        else b""
+    )
+    formats = b"<sheetFormatPr%s/>" % own if own else b""
     columns = old.root.find("cols")
     widths = old.data[columns.start : columns.end] if columns else b""
-    return DECLARATION + b'<worksheet xmlns="%s" xmlns:r="%s">%s<sheetData/></worksheet>' % (MAIN.encode(), RELATIONS.encode(), widths)
+    return DECLARATION + b'<worksheet xmlns="%s" xmlns:r="%s">%s%s<sheetData/></worksheet>' % (
+        MAIN.encode(),
+        RELATIONS.encode(),
+        formats,
+        widths,
+    )
 
 
 def _drop_table_part(edits: Edits, sheet: Skeleton, relation: str) -> None:

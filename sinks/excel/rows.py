@@ -94,6 +94,7 @@ class Composer:
             attributes = pa.array([known or height for known, height in zip(own, usual, strict=True)], pa.string())
         elif carried_rows and any(row.attributes for row in carried_rows):
             attributes = pa.array([row.attributes.decode() for row in carried_rows], pa.string())
+        attributes = self._grouped(attributes, batch.first, count)
         pieces: list[pa.Array | str] = [f'<{self._lead}row r="', numbers, '"', attributes, ">"]
         beside = [self._region.beside.get(row) for row in range(batch.first, batch.first + count)] if self._region.beside else []
         pieces.append(self._beside(beside, batch.first, left=True))
@@ -105,6 +106,14 @@ class Composer:
         pieces.append(self._beside(beside, batch.first, left=False))
         pieces.append(f"</{self._lead}row>")
         return joined(pieces, count)
+
+    def _grouped(self, attributes: pa.Array | str, first: int, count: int) -> pa.Array | str:
+        """The rows' attributes, with the outline level of the rows they now stand in where they have brought none along."""
+        levels = [self._region.grouped.get(row, "") for row in range(first, first + count)] if self._region.grouped else []
+        if not any(levels):
+            return attributes
+        known = [attributes] * count if isinstance(attributes, str) else attributes.to_pylist()
+        return pa.array([own if "outlineLevel" in own else own + level for own, level in zip(known, levels, strict=True)], pa.string())
 
     def _carried(self, batch: Batch) -> list[Carried]:
         """For each row what goes along with it; empty when nothing in the table does."""

@@ -58,7 +58,7 @@ class SheetWriter:
         self._write_rest(out, reader, row)
         back = Edits(sheet.data)
         follow_sheet(back, sheet.root, self._move, self._region)
-        attachments.follow_sheet(back, sheet.root, composer.went, self._move)
+        attachments.follow_sheet(back, sheet.root, composer.went, composer.back, self._move)
         returning.make_room(back, sheet.root, composer.back)
         if table is not None:
             append_table_part(back, sheet.root, sheet.data, table)
@@ -124,7 +124,8 @@ class SheetWriter:
                 standing_cell(cell, place.new_end, self._move, self._orphaning, was=place.end, own=True)
                 for _, cell in sorted(self._region.total.items())
             ]
-            out.write(self._row(place.new_end, self._region.total_attributes, self._with_beside(place.new_end, cells)))
+            attributes = self._region.total_attributes or self._region.grouped.get(place.new_end, "").encode()
+            out.write(self._row(place.new_end, attributes, self._with_beside(place.new_end, cells)))
         for line in range(place.new_end + 1, place.bottom + 1):
             if line in self._region.beside:
                 out.write(self._row(line, b"", self._with_beside(line, [])))

@@ -121,7 +121,7 @@ class ExcelSink:
         raise AssertionError("unreachable")
 
     def _attempt(self, jobs: list[TableJob], run: Run, scratch: Path) -> Receipt:
-        current, result = scratch / "current", scratch / "result"
+        current, result = scratch / "current", scratch / f"result{PurePosixPath(self._config.path).suffix.lower()}"
         version = self._drive.fetch(current)
         options = Options(
             timezone=run.timezone,

@@ -28,9 +28,11 @@ from sinks.excel.table import Table
 TYPES: Final = "[Content_Types].xml"
 SHEET_TYPE: Final = "application/vnd.openxmlformats-officedocument.spreadsheetml.worksheet+xml"
 TABLE_TYPE: Final = "application/vnd.openxmlformats-officedocument.spreadsheetml.table+xml"
+PLAIN_TYPE: Final = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet.main+xml"
+MACRO_TYPE: Final = "application/vnd.ms-excel.sheet.macroEnabled.main+xml"
 MAIN_TYPES: Final = {
-    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet.main+xml",
-    "application/vnd.ms-excel.sheet.macroEnabled.main+xml",
+    PLAIN_TYPE,
+    MACRO_TYPE,
     "application/vnd.openxmlformats-officedocument.spreadsheetml.template.main+xml",
     "application/vnd.ms-excel.template.macroEnabled.main+xml",
 }
@@ -209,6 +211,16 @@ class Workbook:
         edits.append(root, entry)
         self.put(holder, edits.result())
         return new
+
+    def become(self, kind: str) -> None:
+        """Say in the content types what the workbook is (`PLAIN_TYPE`, `MACRO_TYPE`): Excel opens no file whose name says otherwise."""
+        data = self.data(TYPES)
+        edits = Edits(data)
+        for element in parse(data, TYPES).all("Override"):
+            if element.get("PartName").lstrip("/").casefold() == self.part.casefold():
+                edits.set(element, "ContentType", kind)
+        if edits:
+            self.put(TYPES, edits.result())
 
     def remove_part(self, owner: str, part: str) -> None:
         """Remove a part, its entry in the content types and the owner's relationship to it."""

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openpyxl.comments import Comment
+from openpyxl.worksheet.hyperlink import Hyperlink
 
 from sinks.excel.memory import settled
 from sinks.excel.refresh import Options, TableJob, create, refresh
@@ -178,6 +179,58 @@ def test_a_comment_comes_back_to_a_workbook_that_has_none_left(tmp_path, table, 
     assert findings(tmp_path / "c.xlsx") == []
 
 
+def test_a_link_comes_back_with_its_row(featured, tmp_path, job, parts, findings, edit):
+    """With its address, its place within it, and what it says to who points at it."""
+    edit(
+        featured,
+        {"xl/worksheets/sheet1.xml": lambda data: re.sub(rb'(<hyperlink )(ref="C6"|[^>]*ref="C6")', rb'\1location="top" tooltip="the &lt;deal&gt;" \2', data)},
+    )  # fmt: skip
+    gone = refresh(featured, tmp_path / "gone.xlsx", [job([0, 2])], Options(at=AT))
+    assert "the row of a link on Deals!C6 is gone; it led to https://example.com/D1" in gone.warnings
+    assert links(tmp_path / "gone.xlsx") == {"K6": ("https://example.com/beside", None, None)}
+    back = tmp_path / "back.xlsx"
+    changes = refresh(tmp_path / "gone.xlsx", back, [job([2, 0, 1], factor=3)], Options(at=AT, memory=gone.memory))
+    known = {"K6": ("https://example.com/beside", None, None), "C7": ("https://example.com/D1", "top", "the <deal>")}
+    assert links(back) == known
+    relations = "xl/worksheets/_rels/sheet1.xml.rels"
+    assert parts(back)[relations] == parts(featured)[relations], "the relationship was still there"
+    assert findings(back, featured) == []
+    assert "D1" not in settled(changes.memory)["tables"].get("Deals", {})
+    assert refresh(back, tmp_path / "again.xlsx", [job([2, 0, 1], factor=3)], Options(at=AT, memory=settled(changes.memory))).unchanged
+
+
+def test_a_link_comes_back_to_a_sheet_that_has_none_left(tmp_path, table, findings):
+    """Excel drops the relationships of links nobody has."""
+
+    def deals(ids):
+        return TableJob(table({"Deal": ids}, key=("Deal",)), table="Deals", key=("Deal",))
+
+    create(tmp_path / "a.xlsx", [deals(["D1", "D2", "D3"])])
+    book = openpyxl.load_workbook(tmp_path / "a.xlsx")
+    book["Deals"]["A3"].hyperlink = "https://example.com/?a=1&b=2"
+    book["Deals"]["A4"].hyperlink = Hyperlink(ref="A4", location="Deals!A1")
+    book.save(tmp_path / "a.xlsx")
+    gone = refresh(tmp_path / "a.xlsx", tmp_path / "b.xlsx", [deals(["D1"])], Options(at=AT))
+    openpyxl.load_workbook(tmp_path / "b.xlsx").save(tmp_path / "b.xlsx")
+    assert links(tmp_path / "b.xlsx") == {}
+    refresh(tmp_path / "b.xlsx", tmp_path / "c.xlsx", [deals(["D3", "D2", "D1"])], Options(at=AT, memory=gone.memory))
+    assert links(tmp_path / "c.xlsx") == {"A2": (None, "Deals!A1", None), "A3": ("https://example.com/?a=1&b=2", None, None)}
+    assert findings(tmp_path / "c.xlsx") == []
+
+
+def test_without_a_memory_a_link_is_only_said(featured, tmp_path, job):
+    gone = refresh(featured, tmp_path / "gone.xlsx", [job([0, 2])], Options(at=AT, remember=False))
+    assert any("https://example.com/D1" in warning for warning in gone.warnings)
+    refresh(tmp_path / "gone.xlsx", tmp_path / "back.xlsx", [job([0, 1])], Options(at=AT, memory=gone.memory, remember=False))
+    assert links(tmp_path / "back.xlsx").keys() == {"K6"}
+
+
+def links(path: Path) -> dict[str, tuple[str | None, ...]]:
+    sheet = openpyxl.load_workbook(path)["Deals"]
+    found = (cell for line in sheet.iter_rows() for cell in line if cell.hyperlink)
+    return {cell.coordinate: (cell.hyperlink.target, cell.hyperlink.location, cell.hyperlink.tooltip) for cell in found}
+
+
 def test_a_conversation_whose_people_are_gone_comes_back_as_a_note(featured, tmp_path, job, edit, findings):
     gone = refresh(featured, tmp_path / "gone.xlsx", [job([0, 1])], Options(at=AT))
     edit(tmp_path / "gone.xlsx", {"xl/persons/person.xml": lambda data: re.sub(rb"<person .*/>", b"", data)})
@@ -194,13 +247,12 @@ steps = st.lists(st.lists(st.integers(0, 15), unique=True, max_size=14), min_siz
 def test_ten_random_steps(featured_once, tmp_path_factory, job, parts, findings, steps):
     """Grow, shrink, reorder, insert, come back: nothing is lost on the way, and nothing points to the wrong place at the end."""
     folder = tmp_path_factory.mktemp("steps")
-    current, memory, gone = featured_once, {}, set()
+    current, memory = featured_once, {}
     for at, numbers in enumerate(steps):
         new = folder / f"{at}.xlsx"
         changes = refresh(current, new, [job(numbers, factor=at + 1)], Options(at=AT, memory=memory))
         memory = settled(changes.memory)
         current = current if changes.unchanged else new
-        gone |= {1, 2} - set(numbers)
     book = openpyxl.load_workbook(current)
     sheet = book["Deals"]
     numbers, factor = steps[-1], len(steps)
@@ -213,7 +265,7 @@ def test_ten_random_steps(featured_once, tmp_path_factory, job, parts, findings,
     assert book["Summary"]["A3"].value.text == f"=SUM(Deals!F5:F{last}*2)"
     assert book.defined_names["DealRange"].attr_text == f"Deals!$B$4:$H${last}"
     links = [cell.coordinate for line in sheet.iter_rows() for cell in line if cell.hyperlink and "D1" in cell.hyperlink.target]
-    assert links == ([f"C{5 + numbers.index(1)}"] if 1 in numbers and 1 not in gone else [])
+    assert links == ([f"C{5 + numbers.index(1)}"] if 1 in numbers else [])
     assert said(current) == {"K6": "beside"} | ({f"G{5 + numbers.index(2)}": "ask Anna about D2"} if 2 in numbers else {})
     assert findings(current, featured_once) == []
 
