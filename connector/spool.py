@@ -26,7 +26,7 @@ from connector.model import TEXT
 
 Kind = Literal["text", "whole", "number", "boolean", "date", "instant"]
 ROW: Final = "·row"
-ROWS_PER_GROUP: Final = 30_000
+ROWS_PER_GROUP: Final = 10_000  # the engine holds several groups decoded while it streams
 _KINDS: Final[dict[type, Kind]] = {
     str: "text", bool: "boolean", int: "whole", float: "number", Decimal: "number", datetime: "instant", date: "date"
 }  # fmt: skip
@@ -99,7 +99,7 @@ class Spool:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._writer = pq.ParquetWriter(path, table.schema, compression="lz4", write_statistics=False)
             self.files.append((path, table.num_columns - 1))
-        self._writer.write_table(table, ROWS_PER_GROUP * 2)
+        self._writer.write_table(table, ROWS_PER_GROUP * 3 // 2)
 
     def _close_file(self) -> None:
         self._flush()

@@ -200,16 +200,17 @@ def child(which, running):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory of a process is read from /proc")
 @pytest.mark.parametrize("which", READS)
 def test_memory_is_flat(quarter_million, which):
-    small = Company.generate(seed=1, deals=27_000)
+    """Buffers are full at a hundred thousand deals; HubSpot, and an extract that Hyper's client reads ahead, still grow by some."""
+    fewer = Company.generate(seed=1, deals=108_000)
     taken = {}
-    for company in (small, quarter_million):
+    for company in (fewer, quarter_million):
         with serve(portal_with_budget(company, 5_000) if which == "hubspot" else services(which, company)) as running:
             done = child(which, running)
             assert done["rows"]["deals"] == len(living(company))
             taken[len(living(company))] = done["megabytes"]
     print(f"{which}: " + ", ".join(f"{size:,} deals {megabytes:.0f} MB" for size, megabytes in taken.items()))
     least, most = (taken[size] for size in sorted(taken))
-    assert most < least + 300, taken
+    assert most < least + (160 if which in ("hubspot", "tableau-extract") else 60), taken
 
 
 @pytest.mark.soak
