@@ -160,7 +160,10 @@ class Play:
             self._tell(label, _read([read for read in manifest["sources"] if read["source"] == name]))
         for who, what in interruption.events if interruption else ():
             self._tell(who, what)
-        asked = sum(logged.service in ("graph", "identity", "content") for logged in self.running.requests[before:])
+        requests = self.running.requests[before:]
+        if sum(logged.service == "content" for logged in requests) > 1:
+            self._tell("OneDrive", "has a newer version by then: it is fetched and refreshed instead")
+        asked = sum(logged.service in ("graph", "identity", "content") for logged in requests)
         sink = manifest["sinks"][0]
         self._tell(
             "OneDrive", f"{PLACE} {sink['outcome']}: {len(sink['rows'])} tables, in {asked} requests. {manifest['seconds']:.1f} s in all"
@@ -245,7 +248,6 @@ class Interruption:
         self.events += [
             ("OneDrive", "refuses the new version, the workbook is open (423 Locked): connector waits"),
             (self.colleague.first_name, "writes one more note, saves and closes"),
-            ("OneDrive", "refuses again, there is a newer version (412): it is fetched and refreshed instead"),
         ]
 
 

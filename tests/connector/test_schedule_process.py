@@ -187,7 +187,12 @@ def test_how_a_run_ended_is_known(make_machine, caplog, script, code):
 @pytest.mark.parametrize(
     ("script", "how", "code"),
     [
-        ("import time\nprint('up', flush=True)\ntry: time.sleep(60)\nexcept KeyboardInterrupt: raise SystemExit(130)", Stop.ASK, 130),
+        (  # whatever the shell that runs the tests does with SIGINT
+            "import signal, time\nsignal.signal(2, signal.default_int_handler)\nprint('up', flush=True)\n"
+            "try: time.sleep(60)\nexcept KeyboardInterrupt: raise SystemExit(130)",
+            Stop.ASK,
+            130,
+        ),
         ("import signal, time; signal.signal(2, signal.SIG_IGN); print('up', flush=True); time.sleep(60)", Stop.KILL, -9),
     ],
 )

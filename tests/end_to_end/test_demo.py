@@ -61,6 +61,7 @@ def test_the_terminal_tells_a_story_a_salesperson_can_follow(stage):
     for happened in ("new", "won", "lost", "merged", "deleted"):
         assert re.search(rf"\d+ {happened}", told[places[2] : places[3]])
     assert "423 Locked" in told
+    assert "has a newer version by then" in told
     assert stage.played.err == ""
     assert max(map(len, told.splitlines()[:-2])) <= 120
 
