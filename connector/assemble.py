@@ -50,6 +50,7 @@ POINTS_TO: Final = {
     "owner_id": "owners",
     "product_id": "products",
     "deal_product_id": "deal_products",
+    "deal_contact_id": "deal_contacts",
 }
 SQL_TYPES: Final = {
     TEXT: "varchar",
@@ -335,7 +336,7 @@ def _others(
         ("rates", "currency, valid_from"),
     ):
         engine.view(table, f"select * from gathered_{table} order by {order}, source")
-    for table in ("deal_products", "spend_facts", "quota_facts"):
+    for table in ("deal_products", "deal_contacts", "spend_facts", "quota_facts"):
         engine.view(table, statement(f"assemble/{table}"))
     activity = kinds["activities"]
     engine.view(

@@ -42,9 +42,11 @@ WHOLE: Final = ("stages", "rates")
 OF_OWNERS: Final = ("team", "manager", "region")
 HAVE_QUOTAS: Final = ("owner", "team", "manager")
 #: what records refer to → the records that do
-REFERRED: Final = {"accounts": ("deals",), "contacts": ("deals",), "products": ("deals", "deal_products", "leads")}
-ID: Final = {"deals": "deal_id", "stage_entries": "deal_id", "deal_products": "deal_id", "leads": "lead_id", "activities": "activity_id"}
-PART: Final = {"deals": "deal", "stage_entries": "deal", "deal_products": "deal", "leads": "lead", "activities": "activity"}
+REFERRED: Final = {"accounts": ("deals",), "contacts": ("deals", "deal_contacts"), "products": ("deals", "deal_products", "leads")}
+PART: Final = {
+    **dict.fromkeys(("deals", "stage_entries", "deal_products", "deal_contacts"), "deal"), "leads": "lead", "activities": "activity"
+}  # fmt: skip
+ID: Final = {table: f"{part}_id" for table, part in PART.items()}
 
 
 @dataclass(frozen=True, slots=True)

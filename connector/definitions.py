@@ -112,6 +112,7 @@ TABLES: Final[dict[str, tuple[str, ...]]] = {
     "owners": (),
     "products": (),
     "deal_products": ("deal_product_id",),
+    "deal_contacts": ("deal_contact_id",),
     "spend": (),
     "quotas": (),
     "rates": ("currency", "valid_from"),
@@ -130,7 +131,7 @@ UNITS: Final = {
     "days": "age_days cycle_days days_in_stage sales_cycle_days stalled_after_days days median_days p90_days limit_days days_over "
     "days_overdue days_since_won",
     "ratio": "rate",
-    "id": "deal_id lead_id activity_id account_id contact_id owner_id product_id deal_product_id",
+    "id": "deal_id lead_id activity_id account_id contact_id owner_id product_id deal_product_id deal_contact_id",
     "url": "url example_url",
 }
 _UNIT_OF: Final = {column: unit for unit, columns in UNITS.items() for column in columns.split()}

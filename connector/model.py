@@ -137,6 +137,15 @@ ENTITIES: Final[dict[str, pa.Schema]] = {
         amount=MONEY,
         modified_at=WHEN,
     ),
+    "deal_contacts": _table(
+        deal_contact_id=TEXT,
+        deal_id=TEXT,
+        contact_id=TEXT,
+        contact=TEXT,
+        role=TEXT,
+        is_primary=FLAG,
+        modified_at=WHEN,
+    ),
     "spend": _table(period=DATE, category=TEXT, amount=MONEY, modified_at=WHEN),
     "quotas": _table(period=DATE, owner=TEXT, amount=MONEY, modified_at=WHEN),
     "rates": _table(currency=TEXT, valid_from=DATE, rate=RATE, modified_at=WHEN),
@@ -154,6 +163,7 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
     "owners": ("owner_id", "owner"),
     "products": ("product_id", "product"),
     "deal_products": ("deal_product_id",),
+    "deal_contacts": ("deal_contact_id",),
     "spend": (),
     "quotas": (),
     "rates": ("currency", "valid_from"),
@@ -170,6 +180,7 @@ REQUIRED: Final[dict[str, tuple[str, ...]]] = {
     "quotas": ("period", "amount"),
     "rates": ("currency", "valid_from", "rate"),
     "deal_products": ("deal_id",),
+    "deal_contacts": ("deal_id",),
 }
 
 #: `deals` as people see it (docs/metrics.md), in this order

@@ -15,6 +15,8 @@ from connector.engine import Engine, SqlError, quoted, single_expression, unknow
 from connector.errors import ConfigError, SourceError, nearest
 from connector.spool import ROW, Kind, Spool
 
+CELLS_PER_BATCH: Final = 100_000  # a batch is held several times over, as text and as values: wide tables come in fewer rows
+
 _TYPES: Final[dict[Kind, str]] = {"whole": "bigint", "number": "double", "boolean": "boolean", "date": "date", "instant": "timestamptz"}
 #: a column's name rather than an expression: words, perhaps with dots, hyphens and spaces
 _NAME: Final = re.compile(r"(?!(?:null|true|false)$)[^\W\d][\w.]*(?:[ -]+[\w.]+)*", re.IGNORECASE)
@@ -124,7 +126,8 @@ class Raw:
     def stream(self, columns: Mapping[str, str], condition: str) -> Iterator[pa.RecordBatch]:
         """Columns by name in the order of the read. Raises SourceError for what an expression cannot compute."""
         try:
-            yield from self._engine.stream(f"select {_named(columns)} from {self.table} where {condition}")
+            rows = min(50_000, max(2_048, CELLS_PER_BATCH // len(columns)))
+            yield from self._engine.stream(f"select {_named(columns)} from {self.table} where {condition}", rows)
         except (SqlError, pa.ArrowException) as error:
             raise self._cannot(error) from error
 

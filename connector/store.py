@@ -27,6 +27,7 @@ from connector.errors import TargetError
 
 PARTIAL: Final = ".partial"
 DAY: Final = 86_400
+ROWS_PER_GROUP: Final = 40_000
 
 
 class Store:
@@ -74,15 +75,21 @@ class Store:
 
 
 def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
-    """Stream batches into a Parquet file; returns the rows."""
-    rows = 0
+    """Stream batches into a Parquet file, small ones gathered into row groups; returns the rows."""
+    written, rows = 0, 0
+    waiting: list[pa.RecordBatch] = []
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with pq.ParquetWriter(path, schema, compression="zstd", compression_level=1) as writer:
             for batch in batches:
-                if batch.num_rows:
-                    writer.write_batch(batch)
-                    rows += batch.num_rows
+                waiting.append(batch)
+                rows += batch.num_rows
+                if rows - written >= ROWS_PER_GROUP:
+                    writer.write_table(pa.Table.from_batches(waiting, schema))
+                    written = rows
+                    waiting.clear()
+            if rows > written:
+                writer.write_table(pa.Table.from_batches(waiting, schema))
     return rows
 
 

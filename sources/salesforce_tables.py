@@ -134,6 +134,20 @@ SIMPLE: Final = (
         },
         ("Id", "OpportunityId", "SystemModstamp"),
     ),
+    Table(
+        "deal_contacts",
+        "OpportunityContactRole",
+        ("Id", "OpportunityId", "ContactId", "Role", "IsPrimary", "SystemModstamp"),
+        {
+            "deal_contact_id": "Id",
+            "deal_id": "OpportunityId",
+            "contact_id": "ContactId",
+            "role": "Role",
+            "is_primary": "case when cast(IsPrimary as boolean) then 1 else 0 end",
+            "modified_at": "SystemModstamp",
+        },
+        ("Id", "OpportunityId", "SystemModstamp"),
+    ),
 )  # fmt: skip
 
 #: tasks and events are one table of ours; Kind, Due and Done are made by the source

@@ -29,6 +29,7 @@ from connector.sandbox.records import (
     Product,
     Quota,
     Rate,
+    Role,
     Spend,
     Stage,
 )
@@ -177,6 +178,9 @@ class Company:
             if draw.random() < 0.25:
                 self._add_line(deal, draw.choice(list(self.products.values())), 1)
             deal.amount = sum((one.amount for one in deal.lines), Decimal(0))
+        for contact in self._people.get(deal.account or 0, ()):
+            if contact == deal.contact or deal.n % 2 == 0:
+                self.involve(deal, contact)
         self._record(deal)
         return deal
 
@@ -211,8 +215,8 @@ class Company:
         deal.owner = owner
         self.touch(deal)
 
-    def delete(self, record: Deal | Account | Contact | Lead | Activity | Line) -> None:
-        """Into the recycle bin; a deal takes its lines and activities along."""
+    def delete(self, record: Deal | Account | Contact | Lead | Activity | Line | Role) -> None:
+        """Into the recycle bin; a deal takes its lines, roles and activities along."""
         record.deleted_at = record.modified_at = self.now
         self.version += 1
         if isinstance(record, Deal):
@@ -229,6 +233,14 @@ class Company:
             if part.deleted_at == gone:
                 part.deleted_at = None
                 part.modified_at = self.now
+
+    def involve(self, deal: Deal, contact: int) -> Role:
+        """A contact takes part in a deal; that of the deal itself is the primary one. The deal's stamp stays, nothing is drawn."""
+        number = self.number("role")
+        role = Role(number, deal.n, contact, words.ROLES[number % len(words.ROLES)], contact == deal.contact, self.now, self.now)
+        deal.roles.append(role)
+        self.version += 1
+        return role
 
     def merge_deals(self, winner: Deal, loser: Deal) -> None:
         loser.merged_into = winner.n
@@ -379,12 +391,12 @@ class Company:
         self.version += 1
         return account
 
-    def touch(self, record: Deal | Account | Lead | Activity | Line) -> None:
+    def touch(self, record: Deal | Account | Lead | Activity | Line | Role) -> None:
         record.modified_at = self.now
         self.version += 1
 
-    def _parts(self, deal: Deal) -> list[Line | Activity]:
-        return [*deal.lines, *(self.activities[n] for n in deal.activities)]
+    def _parts(self, deal: Deal) -> list[Line | Role | Activity]:
+        return [*deal.lines, *deal.roles, *(self.activities[n] for n in deal.activities)]
 
     def _unique(self, name: str) -> str:
         self._names[name] = self._names.get(name, 0) + 1

@@ -44,6 +44,7 @@ def tables(company: Company) -> dict[str, Iterator[Row]]:
         "owners": _owners(company),
         "products": _products(company),
         "deal_products": _deal_products(company),
+        "deal_contacts": _deal_contacts(company),
         "spend": ({"period": one.month, "category": one.category, "amount": one.amount} for one in company.spend),
         "quotas": ({"period": one.month, "owner": company.owners[one.owner].name, "amount": one.amount} for one in company.quotas),
         "rates": ({"currency": one.currency, "valid_from": one.valid_from, "rate": one.rate} for one in company.rates),
@@ -207,6 +208,20 @@ def _deal_products(company: Company) -> Iterator[Row]:
                     "product_category": product.category,
                     "quantity": line.quantity,
                     "amount": line.amount,
+                }
+
+
+def _deal_contacts(company: Company) -> Iterator[Row]:
+    for deal in company.deals.values():
+        for role in deal.roles if deal.deleted_at is None else ():
+            if role.deleted_at is None:
+                yield {
+                    "deal_contact_id": f"K{role.n:06}",
+                    "deal_id": f"D{deal.n:06}",
+                    "contact_id": f"P{role.contact:06}",
+                    "contact": company.contacts[role.contact].name,
+                    "role": role.name,
+                    "is_primary": int(role.primary),
                 }
 
 

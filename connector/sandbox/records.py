@@ -133,6 +133,20 @@ class Line:
 
 
 @dataclass(slots=True)
+class Role:
+    """The part a contact has in a deal."""
+
+    n: int
+    deal: int
+    contact: int
+    name: str
+    primary: bool
+    created_at: datetime
+    modified_at: datetime
+    deleted_at: datetime | None = None
+
+
+@dataclass(slots=True)
 class Deal:
     """An opportunity. `close_date` is what the rep plans; `closed_at` is when it really was won or lost."""
 
@@ -160,6 +174,7 @@ class Deal:
     last_activity_at: datetime | None = None
     history: list[Change] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
+    roles: list[Role] = field(default_factory=list)
     activities: list[int] = field(default_factory=list)
     deleted_at: datetime | None = None
     merged_into: int | None = None

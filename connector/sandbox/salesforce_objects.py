@@ -87,6 +87,7 @@ def objects(company: Company, *, multi_currency: bool = True, dated_rates: bool 
         _opportunity(company, record_types=record_types),
         _history(company),
         _line_item(company),
+        _contact_role(company),
         _account(company),
         _contact(company),
         _lead(company),
@@ -245,6 +246,24 @@ def _line_item(company: Company) -> SObject:
         {
             "Opportunity": ("Opportunity", lambda line: company.deals[line.deal]),
             "Product2": ("Product2", lambda line: company.products[line.product]),
+        },
+    )
+
+
+def _contact_role(company: Company) -> SObject:
+    return SObject(
+        "OpportunityContactRole",
+        "00K",
+        lambda: (role for deal in company.deals.values() for role in deal.roles),
+        _stamps("00K")
+        | _typed(
+            reference={"OpportunityId": lambda role: _deal_id(role.deal), "ContactId": lambda role: _contact_id(role.contact)},
+            picklist={"Role": lambda role: role.name, "CurrencyIsoCode": lambda role: company.deals[role.deal].currency},
+            boolean={"IsPrimary": lambda role: role.primary},
+        ),
+        {
+            "Opportunity": ("Opportunity", lambda role: company.deals[role.deal]),
+            "Contact": ("Contact", lambda role: company.contacts[role.contact]),
         },
     )
 

@@ -56,6 +56,7 @@ SOURCES: Final = {
     "Outbound": (0.18, 0.7),
     "Advertisement": (0.10, 0.6),
 }
+ROLES: Final = ("Decision Maker", "Economic Buyer", "Evaluator", "Influencer", "Executive Sponsor")
 LOST_REASONS: Final = ("Price", "Competitor", "No decision", "Timing", "Missing feature", "Lost contact")
 NEXT_STEPS: Final = ("Send proposal", "Schedule demo", "Call champion", "Clarify budget", "Legal review", "Reference call")
 SUBJECTS: Final = {

@@ -23,7 +23,20 @@ from sinks.excel.workbook import Sheet, Workbook
 
 #: tables whose money is a record's own and keeps its cents
 RECORDS: Final = frozenset(
-    {"deals", "leads", "deal_products", "products", "activities", "contacts", "accounts", "owners", "stages", "stage_entries", "rates"}
+    {
+        "deals",
+        "leads",
+        "deal_products",
+        "deal_contacts",
+        "products",
+        "activities",
+        "contacts",
+        "accounts",
+        "owners",
+        "stages",
+        "stage_entries",
+        "rates",
+    }
 )
 NOTES: Final = frozenset({"definitions", "data_quality", "about"})
 #: columns for those who calculate with the table; they stand behind the others

@@ -140,6 +140,26 @@ def test_the_product_of_line_items_that_agree(assembled):
     assert [row["product"] for row in rows(engine, "deal_products")] == ["Desk", "Desk", "Desk", "Lamp"]
 
 
+def test_roles_name_their_contacts_the_primary_one_first(assembled):
+    engine = assembled(
+        crm={
+            "deals": [{"deal_id": "1"}],
+            "contacts": [{"contact_id": "x", "contact": "Ada"}, {"contact_id": "y", "contact": "Bob"}],
+            "deal_contacts": [
+                {"deal_contact_id": "a", "deal_id": "1", "contact_id": "x", "role": "Influencer", "is_primary": 0},
+                {"deal_contact_id": "b", "deal_id": "1", "contact_id": "y", "role": "Decision Maker", "is_primary": 1},
+                {"deal_contact_id": "c", "deal_id": "1", "contact": "Eve", "role": None},
+            ],
+        }
+    )
+    shown = rows(engine, "deal_contacts")
+    assert [(row["contact"], row["role"], row["is_primary"]) for row in shown] == [
+        ("Bob", "Decision Maker", 1),
+        ("Ada", "Influencer", 0),
+        ("Eve", None, None),
+    ]
+
+
 def test_dates_become_local_midnight_where_another_source_has_instants(assembled):
     engine = assembled(
         crm={"deals": [{"deal_id": "1", "created_at": datetime(2026, 5, 31, 23, 30, tzinfo=UTC)}]},

@@ -32,6 +32,7 @@ SOURCES = """
           contacts: {path: contacts.csv}
           owners: {path: owners.csv}
           deal_products: {path: deal_products.csv}
+          deal_contacts: {path: deal_contacts.csv}
           quotas: {path: quotas.csv}
           spend: {path: spend.csv}
           visits: {path: visits.csv}
@@ -91,6 +92,9 @@ class Company:
             self.tables["deal_products"].append(
                 {"deal_product_id": f"{mark}-I{number}", "deal_id": ident, "product": "Basic", "quantity": 2}
             )
+            self.tables["deal_contacts"].append(
+                {"deal_contact_id": f"{mark}-R{number}", "deal_id": ident, "contact_id": f"{mark}-C4", "role": f"{mark} buyer"}
+            )
 
     def _rest(self, chance, owner, index):
         mark, other = owner.upper(), self.people[(index + 1) % len(self.people)].upper()
@@ -99,6 +103,7 @@ class Company:
         for number in range(4):
             add("accounts", account_id=f"{mark}-A{number}", account=f"{mark} account {number}", owner=owner, segment="Small")
             add("contacts", contact_id=f"{mark}-C{number}", contact=f"{mark} contact {number}", account=f"{mark} account {number}")
+        add("contacts", contact_id=f"{mark}-C4", contact=f"{mark} contact 4", account=f"{mark} account 0")  # only a role names it
         for number in range(5):
             add(
                 "leads",
@@ -149,7 +154,7 @@ class Company:
         for row in mine.tables["activities"]:
             row["owner"] = row["owner"] if row["owner"] in owners else ""
         there = {row["deal_id"] for row in (*mine.tables["deals"], *mine.tables["legacy"])}
-        for name in ("stage_entries", "deal_products", "activities"):
+        for name in ("stage_entries", "deal_products", "deal_contacts", "activities"):
             mine.tables[name] = [row for row in mine.tables[name] if not row["deal_id"] or row["deal_id"] in there]
         for row in mine.tables["leads"]:
             row["deal_id"] = row["deal_id"] if not row["deal_id"] or row["deal_id"] in there else "…"
@@ -175,6 +180,7 @@ TABLES = {
     "contacts": "contact_id contact account",
     "owners": "owner_id owner team email",
     "deal_products": "deal_product_id deal_id product quantity",
+    "deal_contacts": "deal_contact_id deal_id contact_id role",
     "quotas": "period owner amount",
     "spend": "period amount",
     "visits": "owner place",

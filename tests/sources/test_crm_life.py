@@ -146,6 +146,15 @@ class Life:
             self.company.tick(600)
             self.company.finish(planned)
 
+    def role(self):
+        """One more comes into a deal, or one goes; the deal's stamp does not move."""
+        deal = self.deal()
+        others = [one for one in deal.roles if not one.primary and not one.deleted_at]
+        if others:
+            self.company.delete(others[0])
+        elif deal.account:
+            self.company.involve(deal, self.draw.choice(list(self.company.contacts)))
+
     def lead(self):
         lead = self.company.create_lead()
         self.company.tick(60)
@@ -157,7 +166,7 @@ class Life:
 
     EVENTS = (
         create, edit, push, move, move, other_pipeline, delete, delete_and_restore, merge, merge_accounts, reassign, rename_account,
-        rename_stage, rate, one_stamp_for_many, activity, lead, day,
+        rename_stage, rate, one_stamp_for_many, activity, role, lead, day,
     )  # fmt: skip
 
     def step(self):
@@ -221,7 +230,15 @@ def live(tmp_path, which, steps, seed, size, compare_every=1, only=None):
 @pytest.mark.parametrize("which", ["salesforce", "hubspot"])
 def test_incremental_equals_full_after_random_steps(tmp_path, which):
     """The tables where history, parts and deletes meet; the soak compares all of them after every step."""
-    live(tmp_path, which, steps=10, seed=3, size=40, compare_every=5, only={"deals", "stage_entries", "deal_products", "activities"})
+    live(
+        tmp_path,
+        which,
+        steps=10,
+        seed=3,
+        size=40,
+        compare_every=5,
+        only={"deals", "stage_entries", "deal_products", "deal_contacts", "activities"},
+    )
 
 
 @pytest.mark.soak

@@ -187,6 +187,17 @@ class TestReading:
         products = by_id(crm.read("products").rows, "product_id")
         assert {products[row["product_id"]]["product_category"] for row in rows} <= {one.category for one in crm.company.products.values()}
 
+    def test_every_contact_of_a_deal_comes_with_the_role_and_the_primary_one_is_the_deals(self, salesforce):
+        crm = salesforce()
+        deals, rows = by_id(crm.read("deals").rows), crm.read("deal_contacts").rows
+        assert {(row["deal_id"], row["contact_id"], row["role"], row["is_primary"]) for row in rows} == {
+            (sf_id("006", deal.n), sf_id("003", role.contact), role.name, int(role.primary))
+            for deal in living(crm.company)
+            for role in deal.roles
+        }
+        assert len(rows) > len({row["deal_id"] for row in rows}), "some deals have several"
+        assert all(deals[row["deal_id"]]["contact_id"] == row["contact_id"] for row in rows if row["is_primary"])
+
 
 class TestStages:
     def test_order_probability_and_outcome_come_from_metadata(self, salesforce):
@@ -687,20 +698,22 @@ class TestRule:
         assert all(row["account"] is None for row in crm.read("deals").rows), "so the deal does not hold the name"
         assert "Another Name" in {row["account"] for row in crm.read("accounts", mark).rows}
 
-    @pytest.mark.parametrize("name", ["deals", "leads", "activities", "deal_products", "contacts"])
+    @pytest.mark.parametrize("name", ["deals", "leads", "activities", "deal_products", "deal_contacts", "contacts"])
     def test_04_deletes_come_by_themselves(self, salesforce, name):
         crm = salesforce()
         mark = crm.mark()
         crm.company.tick(3_600)
-        deal = next(deal for deal in living(crm.company) if deal.lines and deal.activities)
+        deal = next(deal for deal in living(crm.company) if deal.lines and deal.roles and deal.activities)
         one = {
             "deals": deal,
             "leads": crm.company.leads[1],
             "activities": crm.company.activities[deal.activities[0]],
             "deal_products": deal.lines[0],
+            "deal_contacts": deal.roles[0],
             "contacts": crm.company.contacts[1],
         }[name]
-        prefixes = {"deals": ("006",), "leads": ("00Q",), "activities": ("00T", "00U"), "deal_products": ("00k",), "contacts": ("003",)}
+        prefixes = {"deals": ("006",), "leads": ("00Q",), "activities": ("00T", "00U"), "deal_products": ("00k",), "contacts": ("003",),
+                    "deal_contacts": ("00K",)}  # fmt: skip
         crm.company.delete(one)
         assert {sf_id(prefix, one.n) for prefix in prefixes[name]} & crm.removed(name, mark)
 
