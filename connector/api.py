@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal, Protocol, Self, runtime_checkable
+from typing import Annotated, Any, ClassVar, Final, Literal, Protocol, Self, TypeVar, runtime_checkable
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from connector.http import Network, Session
 from connector.model import DIMENSIONS, ENTITIES
 
 Record = Mapping[str, Any]
+Names = TypeVar("Names", Mapping[str, tuple[str, ...]], tuple[str, ...])
 UTC: Final = ZoneInfo("UTC")
 
 
@@ -56,7 +57,7 @@ def _located(value: str, info: ValidationInfo) -> str:
 Location = Annotated[str, AfterValidator(_located)]
 
 
-def _canonical(value: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...]]:
+def _canonical(value: Names) -> Names:
     for name in value:
         if name not in ENTITIES:
             raise ValueError(f"no table {name!r}; {nearest(name, ENTITIES)}")
@@ -65,6 +66,8 @@ def _canonical(value: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, 
 
 #: Fields to read beside those a CRM source reads anyway, by canonical table.
 FurtherFields = Annotated[Mapping[str, tuple[str, ...]], AfterValidator(_canonical)]
+#: The canonical tables to read of what a CRM source can give; empty means all.
+WantedTables = Annotated[tuple[str, ...], AfterValidator(_canonical)]
 
 
 class PluginConfig(Model):
