@@ -180,7 +180,8 @@ class Entity:
     `place` names the origin in messages ("sales_pipeline.csv", "Opportunity").
     `text` says that values are text as people wrote it, to be proven and read by `locale` and `dates`;
     otherwise they are typed by an API (numbers, ISO 8601, booleans). `timezone` is where date-times without a zone are; the flow's
-    unless given.
+    unless given. `reads` are the source columns that rows are read with, where a permission or an admin may change them: another set makes the
+    next read a full one, because rows that did not change would lack them.
     """
 
     name: str
@@ -195,6 +196,7 @@ class Entity:
     where: str | None = None
     on_bad_value: Literal["error", "null"] = "error"
     timezone: str | None = None
+    reads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

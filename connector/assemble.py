@@ -31,7 +31,7 @@ from connector.config import ModelConfig
 from connector.engine import Engine, quoted
 from connector.leads import score_leads
 from connector.model import COUNT, DATE, DEALS, ENTITIES, FLAG, INSTANT, MONEY, NUMBER, RATE, TEXT
-from connector.money import Money, conversion, settle_money
+from connector.money import SQL_RATE, Money, conversion, converted, settle_money
 from connector.periods import day_number
 from connector.stages import settle_stages
 from connector.statements import Days, statement, text
@@ -55,7 +55,7 @@ POINTS_TO: Final = {
 SQL_TYPES: Final = {
     TEXT: "varchar",
     MONEY: "decimal(18, 4)",
-    RATE: "decimal(18, 8)",
+    RATE: SQL_RATE,
     NUMBER: "double",
     COUNT: "bigint",
     FLAG: "tinyint",
@@ -331,11 +331,16 @@ def _others(
         ("contacts", "contact, contact_id"),
         ("owners", "owner, owner_id"),
         ("products", "product, product_id"),
-        ("spend", "period, category, amount"),
-        ("quotas", "period, owner, amount"),
         ("rates", "currency, valid_from"),
     ):
         engine.view(table, f"select * from gathered_{table} order by {order}, source")
+    for table, name in (("spend", "category"), ("quotas", "owner")):
+        engine.view(
+            table,
+            statement("assemble/converted").format(
+                table=table, name=name, home=text(money.currency or ""), amount=converted("g.amount", "r.rate")
+            ),
+        )
     for table in ("deal_products", "deal_contacts", "spend_facts", "quota_facts"):
         engine.view(table, statement(f"assemble/{table}"))
     activity = kinds["activities"]

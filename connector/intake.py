@@ -27,7 +27,7 @@ from connector.store import share, write_parquet
 BY_ID_OR_NAME: Final = frozenset({"accounts", "contacts", "owners", "products"})
 #: tables of which a read gives all rows of each parent it names: what it does not repeat is gone
 WHOLE: Final = {"stage_entries": ("deal_id",)}
-FORMAT: Final = 1  # raise it when what is stored of an entity changes: the next run then reads everything anew
+FORMAT: Final = 2  # raise it when what is stored of an entity changes: the next run then reads everything anew
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 TEXT: Final = pa.string()
 MONEY: Final = pa.decimal128(18, 4)  # KWD has three decimals, rates need four
-RATE: Final = pa.decimal128(18, 8)
+RATE: Final = pa.decimal128(18, 12)  # a yen or a đồng is a small part of a euro
 NUMBER: Final = pa.float64()
 COUNT: Final = pa.int64()
 FLAG: Final = pa.int8()  # 0 or 1: SQLite, Spark and Excel agree on integers, not on booleans
@@ -146,9 +146,9 @@ ENTITIES: Final[dict[str, pa.Schema]] = {
         is_primary=FLAG,
         modified_at=WHEN,
     ),
-    "spend": _table(period=DATE, category=TEXT, amount=MONEY, modified_at=WHEN),
-    "quotas": _table(period=DATE, owner=TEXT, amount=MONEY, modified_at=WHEN),
-    "rates": _table(currency=TEXT, valid_from=DATE, rate=RATE, modified_at=WHEN),
+    "spend": _table(period=DATE, category=TEXT, amount=MONEY, currency=TEXT, modified_at=WHEN),
+    "quotas": _table(period=DATE, owner=TEXT, amount=MONEY, currency=TEXT, modified_at=WHEN),
+    "rates": _table(currency=TEXT, to_currency=TEXT, valid_from=DATE, rate=RATE, modified_at=WHEN),
 }
 
 #: the column(s) that name a record for good; several = together

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from typing import Final
 
 from connector.config import ModelConfig
 from connector.engine import Engine
 from connector.periods import day_number
 from connector.statements import statement, text
+
+SQL_RATE: Final = "decimal(18, 12)"
+FACTOR: Final = "decimal(24, 12)"  # DuckDB multiplies decimals of up to 18 digits in 18 digits: a million times a rate would not fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +57,24 @@ def settle_money(engine: Engine, model: ModelConfig, today: date) -> Money:
 
 
 def _rates(engine: Engine, model: ModelConfig) -> None:
-    """`known_rates`: rates into the reporting currency and the day each begins to hold."""
+    """`known_rates`: rates into the reporting currency and the day each begins to hold.
+
+    A CRM's rates go to its own currency. Where that is another one, an amount goes there first and from there, by the rate of the same day,
+    to the reporting currency; without a rate of the reporting currency there is none.
+    """
     fixed = {} if not model.rates or "path" in model.rates else model.rates
     always = day_number(date.min)
     constants = "".join(
-        f" union all select {text(currency)}, {always}, cast({text(str(rate))} as decimal(18, 8))"
+        f" union all select {text(currency)}, cast(null as varchar), {always}, cast({text(str(rate))} as {SQL_RATE})"
         for currency, rate in sorted(fixed.items())
     )
     engine.view(
-        "known_rates",
-        f"select currency, cast(coalesce(valid_from - date '1970-01-01', {always}) as integer) as first_day, rate "
+        "given_rates",
+        f"select currency, to_currency, cast(coalesce(valid_from - date '1970-01-01', {always}) as integer) as first_day, rate "
         f"from gathered_rates where currency is not null and rate is not null{constants}",
     )
+    home = text(model.currency or "")
+    engine.view("known_rates", statement("assemble/known_rates").format(home=home, always=always, rate=SQL_RATE))
 
 
 def _texts(engine: Engine, sql: str) -> tuple[str, ...]:
@@ -88,9 +98,14 @@ def conversion(model: ModelConfig, money: Money, today: date) -> dict[str, str]:
     rate = f"case when {home} then 1 else coalesce(r.rate, c.rate) end"
     return {
         "rate": rate,
-        "amount_reporting": f"case when {home} then c.amount else round(c.amount * coalesce(r.rate, c.rate), 2) end",
+        "amount_reporting": f"case when {home} then c.amount else {converted('c.amount', 'coalesce(r.rate, c.rate)')} end",
         "rate_join": f"left join rate_days r on r.currency = c.currency and r.day = {_rate_day(today)}",
     }
+
+
+def converted(amount: str, rate: str) -> str:
+    """SQL for an amount in another currency, to the cent."""
+    return f"cast(round({amount} * cast({rate} as {FACTOR}), 2) as decimal(18, 4))"
 
 
 def lead_value(money: Money) -> str:
@@ -98,7 +113,5 @@ def lead_value(money: Money) -> str:
     if money.currency is None:
         return "cast(null as decimal(18, 4))" if money.mixed else "value"
     home = f"coalesce(currency, {text(money.currency)}) = {text(money.currency)}"
-    foreign = " ".join(
-        f"when currency = {text(currency)} then cast(round(value * {rate}, 2) as decimal(18, 4))" for currency, rate in money.today
-    )
+    foreign = " ".join(f"when currency = {text(currency)} then {converted('value', str(rate))}" for currency, rate in money.today)
     return f"case when {home} then value {foreign} else null end"

@@ -51,10 +51,14 @@ TABLES: Final = {
         "(select i.deal_id, d.deal_id as known_id from deal_products i left join deal_facts d on d.deal_id = i.deal_id) rows_found",
         "deal_id",
     ),
+    "spend": Checked("spend", "category"),
+    "quotas": Checked("quotas", "owner"),
 }
 
 CHECKS: Final = (
     Check("no_rate", "error", "deals", "amount is not null and amount_reporting is null"),
+    Check("spend_without_rate", "error", "spend", "amount is null", given="spend"),
+    Check("quota_without_rate", "error", "quotas", "amount is null", given="quotas"),
     Check("status_unknown", "error", "deals", "status_unknown = 1"),
     Check("closed_before_created", "warning", "deals", "is_closed = 1 and closed_day < created_day"),
     Check(

@@ -13,7 +13,7 @@ with both_open as (
     a.value as new_value,
     case
       when b.currency = a.currency and b.rate is not null and a.rate is not null and b.rate <> a.rate and b.amount is not null
-        then round(b.amount * a.rate, 2) - b.value
+        then cast(round(b.amount * cast(a.rate as decimal(24, 12)), 2) as decimal(18, 4)) - b.value
       else 0
     end as currency_effect
   from before b

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
+from decimal import Decimal
 
 import pytest
 
@@ -93,6 +94,107 @@ def test_negative_cycle(measure):
     assert company.value("revenue") == 200
     found = company.row("data_quality", "code = 'closed_before_created'")
     assert (found["rows"], found["example_ids"], found["severity"]) == (1, "a", "warning")
+
+
+PORTAL = [
+    {"currency": "EUR", "to_currency": "EUR", "valid_from": date(1900, 1, 1), "rate": 1},
+    {"currency": "GBP", "to_currency": "EUR", "valid_from": date(2026, 1, 1), "rate": "1.2"},
+    {"currency": "GBP", "to_currency": "EUR", "valid_from": date(2026, 5, 1), "rate": "1.1"},
+]
+
+
+def test_rates_into_another_currency_than_the_reporting_one_are_crossed(measure):
+    """A portal's rates go to EUR, reports are in USD: 0.80 EUR a dollar from January, 0.90 from March.
+
+    1.20 ÷ 0.80 = 1.50 dollars a pound in February, 1.10 ÷ 0.90 in June (122.22 for 100); 1 ÷ 0.90 dollars a euro in April.
+    """
+    dollars = [
+        {"currency": "USD", "to_currency": "EUR", "valid_from": date(2026, 1, 1), "rate": "0.8"},
+        {"currency": "USD", "to_currency": "EUR", "valid_from": date(2026, 3, 1), "rate": "0.9"},
+    ]
+    day = date(2026, 1, 1)
+    deals = [
+        won("february", 100, day, date(2026, 2, 1), currency="GBP"),
+        won("june", 100, day, date(2026, 6, 1), currency="GBP"),
+        won("euro", 90, day, date(2026, 4, 1), currency="EUR"),
+        won("dollar", 7, day, date(2026, 4, 1), currency="USD"),
+        won("before", 100, date(2025, 1, 1), date(2025, 6, 1), currency="GBP"),
+    ]
+    company = measure(deals=deals, rates=[*PORTAL, *dollars], model={"currency": "USD"})
+    found = {row["deal_id"]: row["amount_reporting"] for row in company.rows("deals")}
+    assert {name: None if value is None else float(value) for name, value in found.items()} == {
+        "february": 150,
+        "june": 122.22,
+        "euro": 100,
+        "dollar": 7,
+        "before": None,
+    }
+
+
+def test_without_a_rate_of_the_reporting_currency_nothing_is_converted(measure):
+    """Amounts in the portal's own currency are no dollars, and rates into it are none into dollars."""
+    day = date(2026, 6, 1)
+    deals = [
+        won("euro", 90, day, day, currency="EUR"),
+        won("pound", 90, day, day, currency="GBP"),
+        won("dollar", 7, day, day, currency="USD"),
+    ]
+    company = measure(deals=deals, rates=PORTAL, model={"currency": "USD"})
+    assert company.value("revenue") == 7
+    found = company.row("data_quality", "code = 'no_rate'")
+    assert (found["rows"], found["severity"]) == (2, "error")
+    assert "EUR, GBP" in found["finding"]
+
+
+def test_small_currencies_are_converted_to_the_cent(measure):
+    """163 yen and 26,001.5 đồng a euro: 100,000,000 JPY are 613,496.93 EUR, 2,000,000,000 VND are 76,918.64 EUR."""
+    day = date(2026, 6, 1)
+    rates = [
+        {"currency": name, "valid_from": day, "rate": (1 / Decimal(units)).quantize(Decimal("1e-12"))}
+        for name, units in (("JPY", "163"), ("VND", "26001.5"))
+    ]
+    deals = [won("yen", 100_000_000, day, day, currency="JPY"), won("dong", 2_000_000_000, day, day, currency="VND")]
+    company = measure(deals=deals, rates=rates, model={"currency": "EUR"})
+    assert {row["deal_id"]: float(row["amount_reporting"]) for row in company.rows("deals")} == {"yen": 613_496.93, "dong": 76_918.64}
+
+
+def test_large_amounts_in_another_currency_are_converted(measure):
+    """25 billion dollars at 0.9 are 22.5 billion euros, and a lead of 3 million is worth 2.7."""
+    day = date(2026, 6, 1)
+    company = measure(
+        deals=[won("large", 25_000_000_000, day, day, currency="USD")],
+        leads=[{"lead_id": "l", "value": 3_000_000, "currency": "USD", "created_at": day}],
+        rates=[{"currency": "USD", "valid_from": day, "rate": "0.9"}],
+        model={"currency": "EUR", "targets": {"lead_value_per_day": 10_000}},
+    )
+    assert company.value("revenue") == 22_500_000_000
+    assert company.kpi("lead_value_attainment", "this_month")["numerator"] == 2_700_000
+
+
+def test_large_amounts_are_weighted(measure):
+    """300 million yen, likely at 75 %, are 225 million."""
+    company = measure(deals=[open_("large", 300_000_000, date(2026, 6, 1), probability=0.75, currency="JPY")])
+    assert company.value("weighted_value") == 225_000_000
+
+
+def test_spend_and_quotas_are_converted_like_deals(measure):
+    """Spend of 110 USD in May at 0.80 is 88 EUR over one new customer; a quota of 1,000 USD at 0.90 and one of 100 EUR are 1,000. CHF has no rate."""
+    may = date(2026, 5, 1)
+    rates = [
+        {"currency": "USD", "valid_from": date(2026, 1, 1), "rate": "0.9"},
+        {"currency": "USD", "valid_from": may, "rate": "0.8"},
+    ]
+    company = measure(
+        deals=[won("a", 300, may, date(2026, 5, 20), currency="EUR", account="A")],
+        spend=[{"period": may, "amount": 110, "currency": "USD"}, {"period": may, "amount": 50, "currency": "CHF", "category": "Fair"}],
+        quotas=[{"period": date(2026, 4, 1), "amount": 1_000, "currency": "USD"}, {"period": date(2026, 4, 1), "amount": 100}],
+        rates=rates,
+        model={"currency": "EUR"},
+    )
+    assert company.kpi("customer_acquisition_cost", "last_month")["value"] == 88
+    assert company.kpi("coverage", "this_quarter")["denominator"] == 1_000 - 300
+    found = company.row("data_quality", "code = 'spend_without_rate'")
+    assert (found["rows"], found["example_ids"], found["severity"]) == (1, "Fair", "error")
 
 
 def test_two_currencies_with_a_rate_change(measure):

@@ -175,7 +175,7 @@ def both(measure):
     lite = SQLite()
     inputs = (
         "deal_facts lead_facts activity_facts spend_facts quota_facts stage_facts visits first_won check_ins welcomes deal_memory "
-        "gathered_stage_entries deal_products"
+        "gathered_stage_entries deal_products spend quotas"
     )
     for name in inputs.split():
         lite.table(name, duck.engine.fetch(f"select * from {name}"))

@@ -1,5 +1,6 @@
 -- One row per deal with every column metrics read: the columns of `deals`, plus days counted from 1970-01-01.
--- Reads deal_dated, the lookups by id and by name, rate_days, first_won.
+-- Reads deal_dated, the lookups by id and by name, rate_days, first_won. Factors of money are wider than they need be: DuckDB multiplies
+-- decimals of up to 18 digits in 18 digits.
 with completed as (
   select
     d.*,
@@ -72,10 +73,10 @@ select
   cast(is_won + is_lost as tinyint) as is_closed,
   amount,
   known_currency as currency,
-  cast(rate_used as decimal(18, 8)) as rate,
+  cast(rate_used as decimal(18, 12)) as rate,
   cast(reporting as decimal(18, 4)) as amount_reporting,
   known_probability_now as probability,
-  cast(round(reporting * cast(known_probability_now as decimal(7, 6)), 2) as decimal(18, 4)) as weighted_amount,
+  cast(round(reporting * cast(known_probability_now as decimal(20, 6)), 2) as decimal(18, 4)) as weighted_amount,
   forecast_category,
   known_owner as owner,
   known_team as team,

@@ -7,6 +7,6 @@ select
       then sum(case when owner is null or owner = '' then amount else 0 end)
     else sum(amount)
   end as amount
-from gathered_quotas
+from quotas
 where amount is not null and period is not null
 group by period
