@@ -45,8 +45,9 @@ class Network:
 class Session(requests.Session):
     """A requests session that repeats what is safe to repeat and counts what it did.
 
-    A request is repeated when the connection breaks or the server answers 5xx and the method is idempotent, or when the server
-    says that it did nothing (429, 503), for any method. The sum of waits for one request never exceeds `max_wait`.
+    A request is repeated when the connection breaks or the server answers 408 or 5xx and the method is idempotent, or when the server
+    says that it did nothing (429, 503), for any method. The sum of waits for one request never exceeds `max_wait`; one that got no answer
+    within `timeout` is repeated once, because a query that takes too long mostly does so again.
     `requests_sent` and `retries` feed the run manifest. `folder` is where a plugin may keep what must outlive the process
     (token caches, resume points); None in tests and one-off use.
     """
@@ -89,15 +90,17 @@ class Session(requests.Session):
         idempotent = (method.decode() if isinstance(method, bytes) else method).upper() in REPEATABLE
         repeatable = kwargs.pop("repeatable", idempotent)
         final: Callable[[requests.Response], bool] = kwargs.pop("final", lambda _: False)
-        patience = self.network.max_wait
+        patience, unanswered_before = self.network.max_wait, False
         for attempt in range(1, self._attempts + 1):
             self.requests_sent += 1
             response: requests.Response | None = None
             try:
                 response = super().request(method, url, *args, **kwargs)
             except LOST as error:
-                if attempt == self._attempts or not repeatable or untrusted(error):
+                too_slow = isinstance(error, requests.ReadTimeout)
+                if attempt == self._attempts or not repeatable or untrusted(error) or (too_slow and unanswered_before):
                     raise
+                unanswered_before = too_slow
                 wait: float | None = self._backoff(attempt)
             else:
                 wait = None if final(response) else self._wait(response, repeatable, attempt)
@@ -124,6 +127,10 @@ class Session(requests.Session):
             return self.request(method, url, **kwargs)
         except requests.RequestException as error:
             raise unanswered(place, error) from error
+        except UnicodeError as error:  # http.client, about a header
+            raise AuthError(
+                f"{place}: the credential holds characters that no credential has", remedy="copy it anew, whole and from its source"
+            ) from error
 
     def call(self, method: str, url: str, *, where: str | None = None, **kwargs: Any) -> requests.Response:
         """Like `ask`, but anything except success is one of our errors, naming `where` and never the body.
@@ -137,7 +144,7 @@ class Session(requests.Session):
             response.close()  # nobody will read it
         if status in (401, 403):
             raise AuthError(f"{place}: {status}", remedy="check the credential and its permissions")
-        if status == 429 or status >= 500:
+        if status in (408, 429) or status >= 500:
             raise TransientError(f"{place}: still {status} after {self._attempts} attempts", remedy="the next run tries again")
         if not response.ok:
             raise SourceError(f"{place}: {status}")
@@ -151,7 +158,8 @@ class Session(requests.Session):
         if response.status_code in (429, 503):  # the server says it did not do the work: safe for POST too
             asked = retry_after(response.headers, self.now())
             return self._backoff(attempt) if asked is None else asked
-        if response.status_code >= 500 and response.status_code not in FINAL and repeatable:
+        failed = response.status_code == 408 or (response.status_code >= 500 and response.status_code not in FINAL)
+        if failed and repeatable:
             return self._backoff(attempt)
         return None
 
@@ -167,7 +175,7 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
         return None
 
 
-def unanswered(place: str, error: requests.RequestException) -> ConfigError | TransientError:
+def unanswered(place: str, error: requests.RequestException) -> ConfigError | AuthError | TransientError:
     """What keeps an answer from coming, as one of our errors."""
     if isinstance(error, requests.exceptions.ProxyError):
         return TransientError(f"{place}: the proxy cannot be reached", remedy="check `proxy`")
@@ -177,7 +185,9 @@ def unanswered(place: str, error: requests.RequestException) -> ConfigError | Tr
         return TransientError(
             f"{place}: no answer ({type(error).__name__})", remedy="check the address and the network; the next run tries again"
         )
-    return ConfigError(f"{place}: not a usable address ({type(error).__name__})")
+    if isinstance(error, requests.exceptions.InvalidHeader):
+        return AuthError(f"{place}: the credential holds a line break or another character that no credential has", remedy="copy it anew")
+    return ConfigError(f"{place}: not a usable address ({type(error).__name__})", remedy="it begins with https:// and names a host")
 
 
 def untrusted(error: Exception) -> bool:

@@ -11,7 +11,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import logging
+import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -22,11 +25,15 @@ from typing import Any, Final
 from connector.api import Page
 from connector.errors import SourceError
 
+log = logging.getLogger(__name__)
+
 KEPT_FOR: Final = timedelta(hours=24)
+#: what reading a damaged page ends in
+DAMAGED: Final = (OSError, EOFError, zlib.error, ValueError, KeyError)
 
 
 class PlaceLostError(SourceError):
-    """The service no longer knows the place where reading was to go on."""
+    """The service no longer knows the place where reading was to go on, or what changed since, or a kept page is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +70,21 @@ class Unfinished:
         if now.timestamp() - files[0].stat().st_mtime > KEPT_FOR.total_seconds():
             self.forget()
             return
-        last = _load(files[-1])
-        self.started, self.place, self._pages = last["started"], last["place"], len(files)
+        try:
+            last = _load(files[-1])
+            self.started, self.place, self._pages = last["started"], last["place"], len(files)
+        except DAMAGED as error:
+            log.info("%s: kept pages are damaged (%s); reading from the start", self.folder, type(error).__name__)
+            self.forget()
 
     def replay(self) -> Iterator[list[dict[str, Any]]]:
+        """Raises PlaceLostError for a page that is damaged."""
         for file in sorted(self.folder.glob("*.json.gz")) if self.folder and self._pages else ():
-            yield _load(file)["records"]
+            try:
+                records = _load(file)["records"]
+            except DAMAGED as error:
+                raise PlaceLostError(f"{file}: damaged ({type(error).__name__})") from error
+            yield records
 
     def keep(self, started: str, step: Step) -> None:
         """Put a page on disk, whole or not at all. The last page of a read is not kept: nothing can interrupt the read after it."""
@@ -79,7 +95,10 @@ class Unfinished:
         file = self.folder / f"{self._pages:06}.json.gz"
         partial = file.with_suffix(".partial")
         text = json.dumps({"started": started, "place": step.place, "records": step.records}, default=_tagged)
-        partial.write_bytes(gzip.compress(text.encode(), compresslevel=1, mtime=0))
+        with partial.open("wb") as whole:
+            whole.write(gzip.compress(text.encode(), compresslevel=1, mtime=0))
+            whole.flush()
+            os.fsync(whole.fileno())
         partial.replace(file)
 
     def forget(self) -> None:
@@ -99,18 +118,20 @@ def read_everything(
     """All pages of a full read, taken up where an earlier one stopped.
 
     `started` is now, in the source's words; `steps(place)` reads from a place (None: the beginning); `changes(started)` reads what
-    changed or went since then; `key(record)` is what changes and removals name.
+    changed or went since then; `key(record)` is what changes and removals name. `changes` or `steps` raise PlaceLostError when the service
+    no longer knows: then everything is read from the start, and what came before it is overruled.
     """
     changed: set[str] = set()
-    if unfinished.started is not None:
-        for page in changes(unfinished.started):
-            changed.update(page.removed, (key(record) for record in page.records))
-            yield replace(page, total=None, watermark=None, unchanged=False)
-        for records in unfinished.replay():
-            yield Page([record for record in records if key(record) not in changed])
     try:
+        if unfinished.started is not None:
+            for page in changes(unfinished.started):
+                changed.update(page.removed, (key(record) for record in page.records))
+                yield replace(page, total=None, watermark=None, unchanged=False)
+            for records in unfinished.replay():
+                yield Page([record for record in records if key(record) not in changed])
         yield from _go_on(unfinished, unfinished.started or started, steps(unfinished.place), changed, key)
-    except PlaceLostError:
+    except PlaceLostError as lost:
+        log.info("%s; reading from the start", lost)
         unfinished.forget()
         yield from _go_on(unfinished, started, steps(None), changed, key)
     unfinished.forget()

@@ -1,6 +1,7 @@
 """The one session: what it repeats, how long it waits, what it says when it gives up."""
 
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import requests
@@ -58,6 +59,29 @@ def test_patience_ends_at_max_wait(api):
     with pytest.raises(TransientError, match=r"crm\.test: still 429"):
         session(slept, max_wait=300).call("GET", URL)
     assert slept == []
+
+
+def test_a_request_that_takes_too_long_is_asked_once_more(api):
+    """At a timeout of 900 seconds, six times were an hour and a half."""
+    api.get(URL, body=requests.ReadTimeout())
+    one = session([])
+    with pytest.raises(TransientError, match="no answer"):
+        one.call("GET", URL)
+    assert one.requests_sent == 2
+
+
+def test_a_server_that_gave_up_waiting_is_asked_again(api):
+    api.get(URL, status=408)
+    api.get(URL, json={})
+    assert session([]).call("GET", URL).ok
+
+
+@pytest.mark.parametrize("token", ["pat‑na1", "pat-na1\n"])
+def test_a_credential_that_cannot_be_sent_is_named_and_not_shown(token):
+    """Whether a header can be sent shows only on a connection."""
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server, pytest.raises(AuthError, match="the credential holds") as caught:
+        session([]).call("GET", f"http://127.0.0.1:{server.server_port}", headers={"Authorization": f"Bearer {token}"})
+    assert "na1" not in f"{caught.value} {caught.value.remedy}"
 
 
 def test_a_lost_connection_is_repeated_for_get_and_not_for_post(api):

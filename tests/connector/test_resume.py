@@ -99,6 +99,26 @@ def test_a_lost_place_starts_over(broken, tmp_path):
     assert broken.asked[1:] == list(range(10))
 
 
+def test_starts_over_when_nobody_knows_what_changed_since(broken, tmp_path):
+    def unknown(started):
+        raise PlaceLostError("deletes are no longer known")
+
+    broken.records[2]["value"] = Decimal(99)
+    broken.changed = unknown
+    assert read(broken, tmp_path)["2"] == Decimal(99), "a kept page would hold the old value"
+    assert broken.asked == list(range(10))
+
+
+@pytest.mark.parametrize("page", [1, 3, 5], ids=["first", "middle", "last"])
+@pytest.mark.parametrize("damage", [lambda text: b"", lambda text: text[:-9], lambda text: b"x" + text], ids=["empty", "cut", "garbled"])
+def test_a_damaged_page_starts_over(broken, tmp_path, page, damage):
+    (folder,) = (tmp_path / "unfinished").iterdir()
+    file = folder / f"{page:06}.json.gz"
+    file.write_bytes(damage(file.read_bytes()))
+    assert len(read(broken, tmp_path)) == 30
+    assert [asked for asked in broken.asked if asked != "changes since T0"] == list(range(10))
+
+
 def test_pages_of_another_read_are_not_taken(broken, tmp_path):
     assert len(read(broken, tmp_path, identity="other")) == 30
     assert broken.asked == list(range(10))
