@@ -153,7 +153,8 @@ def run(
 @pass_session
 def check(session: Session, flow: str | None, notify: bool) -> None:
     """Validate the configuration and try everything it names, read-only."""
-    from connector.flow import check_flow, open_flow  # noqa: PLC0415
+    from connector.checks import check_flow  # noqa: PLC0415
+    from connector.flow import open_flow  # noqa: PLC0415
 
     config = session.config()
     click.echo(f"ok    configuration: {len(config.flows)} flow{'s' if len(config.flows) != 1 else ''}")
@@ -392,7 +393,8 @@ def login(session: Session, name: str) -> None:
 
     NAME is a drive by its type (onedrive, sharepoint) or a source, wherever it has `device_code: true`; or a flow, for all of both in it.
     """
-    from connector.flow import drive_of, login_flow, open_flow  # noqa: PLC0415
+    from connector.checks import drive_of, login_flow  # noqa: PLC0415
+    from connector.flow import open_flow  # noqa: PLC0415
 
     config = session.config()
     inside = {flow: {*one.sources, *filter(None, map(drive_of, one.sinks))} for flow, one in config.flows.items()}

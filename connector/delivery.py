@@ -21,11 +21,15 @@ KPI_VALUES: Final = ("value", "previous", "change")
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """The tables of a run: in the engine under their names, what their columns mean, and the reporting currency where there is one."""
+    """The tables of a run: in the engine under their names, what their columns mean, and the reporting currency where there is one.
+
+    `unseen` are tables that a source gives and that have been empty so far, without a column to be seen.
+    """
 
     engine: Engine
     info: Mapping[str, TableInfo]
     currency: str | None = None
+    unseen: frozenset[str] = frozenset()
 
     def __contains__(self, name: object) -> bool:
         return name in self.info
@@ -57,6 +61,8 @@ def outputs(
                 yield name, _output(tables, name, f"select * from {quoted(name)}", info, None, currency, rows, info.key)
         return
     for index, spec in enumerate(specs):
+        if spec.source in tables.unseen:
+            continue
         where = f"{place}.tables[{index}]"
         info = _info(tables, spec, where)
         sql, key, hidden = _sql(tables, spec, info, where)

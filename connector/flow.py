@@ -13,7 +13,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -23,13 +23,12 @@ from typing import Any, Final
 import pyarrow as pa
 
 from connector import __version__
-from connector.api import EachConfig, Finding, LeavesManifest, PluginConfig, Receipt, SignsIn, Sink, Source
+from connector.api import EachConfig, LeavesManifest, PluginConfig, Receipt
 from connector.burst import Burst, Whole
 from connector.config import AnyFlow
-from connector.definitions import TABLES
 from connector.delivery import Tables
 from connector.engine import DuckDB, SqlError, single_select
-from connector.errors import BusyError, ConfigError, ConnectorError, TargetError, TransientError, nearest
+from connector.errors import BusyError, ConfigError, ConnectorError, TargetError, TransientError
 from connector.gate import reasons, refusal
 from connector.http import Network, Session
 from connector.intake import Intake, Named, Taken
@@ -116,7 +115,8 @@ def _source_configs(config: AnyFlow) -> dict[str, PluginConfig]:
 
 
 def _session(config: PluginConfig, store: Store, label: str) -> Session:
-    return Session(config.network(), folder=store.folder.parent.parent / "plugins" / store.folder.name / label)
+    plugins_of_all = store.folder.parent.parent / "plugins"
+    return Session(config.network(), folder=plugins_of_all / store.folder.name / label, shared=plugins_of_all / "_shared")
 
 
 def _print_of(config: PluginConfig, *more: object) -> str:
@@ -316,7 +316,7 @@ def _prepared(flow: OpenFlow, options: Options, run_id: str, at: datetime, *, pr
         engine.close()  # gives back what computing took
         engine = _engine(flow, spill)
         tables = (previous if same and previous else folder) / "tables"
-        computed = load_tables(engine, tables)
+        computed = load_tables(engine, tables, frozenset(one.entity for one in taken if not one.seen))
         warnings = tuple(warning for one in taken for warning in one.warnings)
         yield Prepared(folder, tables, tuple(earlier), same, previous, key, tuple(taken), computed, warnings)
     finally:
@@ -437,55 +437,3 @@ def query_flow(flow: OpenFlow, sql: str, limit: int | None) -> Iterator[pa.Recor
         yield engine.stream("select * from _query")
     finally:
         engine.close()
-
-
-def check_flow(flow: OpenFlow) -> Iterator[Finding]:
-    """Try everything the flow names, read-only."""
-    known, all_known = set(TABLES), True
-    for named in flow.sources:
-        fine = True
-        for finding in _findings(f"source {named.name}", named.source.check):
-            fine = fine and finding.ok
-            yield finding
-        try:
-            known.update(entity.name for entity in named.source.entities())
-        except ConnectorError as error:
-            all_known = False
-            if fine:  # else what was found says why
-                yield Finding(f"source {named.name}", ok=False, detail=str(error), remedy=error.remedy or "", exit_code=error.exit_code)
-    for notifier in flow.config.notify:
-        yield from _findings(f"notify: {notifier.type}", partial(flow.notices.check, notifier))
-    for index, target in enumerate(flow.targets):
-        for spec in target.specs or ():
-            if all_known and spec.source is not None and spec.source not in known:
-                detail = f"no table {spec.source!r}; {nearest(spec.source, sorted(known))}"
-                yield Finding(f"{target.place}.tables", ok=False, detail=detail, remedy="correct `from`", exit_code=2)
-        yield from _findings(f"sink {index + 1} ({target.identity.partition(':')[0]})", target.sink.check)
-
-
-def drive_of(sink: PluginConfig) -> str | None:
-    """What `connector login` may call the drive of a sink: its type."""
-    return getattr(getattr(sink, "drive", None), "type", None)
-
-
-def login_flow(flow: OpenFlow, prompt: Callable[[str], None], only: str | None = None) -> Iterator[str]:
-    """Sign in whoever a plugin wants signed in; yields who it was. Raises ConfigError where no plugin does.
-
-    `only` names a source, or a drive by its type; every one of the flow unless given.
-    """
-    plugs: list[tuple[str | None, Source | Sink]] = [(named.name, named.source) for named in flow.sources]
-    plugs += [(drive_of(target.config), target.sink) for target in flow.targets]
-    wanting = [plug for name, plug in plugs if only in (None, name) and isinstance(plug, SignsIn) and plug.wants_login()]
-    if not wanting:
-        what = f"{only} does not sign in" if only else "nothing in this flow signs in"
-        raise ConfigError(f"{flow.name}: {what} as a person", remedy="set `device_code: true` on the drive or source that should")
-    for plug in wanting:
-        yield plug.login(prompt)
-
-
-def _findings(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    try:
-        for finding in check():
-            yield replace(finding, what=f"{what}: {finding.what}")
-    except ConnectorError as error:
-        yield Finding(what, ok=False, detail=str(error), remedy=error.remedy or "", exit_code=error.exit_code)

@@ -49,7 +49,8 @@ class Session(requests.Session):
     says that it did nothing (429, 503), for any method. The sum of waits for one request never exceeds `max_wait`; one that got no answer
     within `timeout` is repeated once, because a query that takes too long mostly does so again.
     `requests_sent` and `retries` feed the run manifest. `folder` is where a plugin may keep what must outlive the process
-    (token caches, resume points); None in tests and one-off use.
+    (token caches, resume points), `shared` where it keeps what all flows must have in common, as a token that changes with each use; None in
+    tests and one-off use.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Session(requests.Session):
         *,
         attempts: int = 6,
         folder: Path | None = None,
+        shared: Path | None = None,
         sleep: Callable[[float], None] = time.sleep,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         jitter: Callable[[], float] = random.random,
@@ -65,6 +67,7 @@ class Session(requests.Session):
         super().__init__()
         self.network = network
         self.folder = folder
+        self.shared = shared
         self.sleep = sleep
         self.now = now
         self.requests_sent = 0

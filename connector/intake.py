@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from connector.api import Entity, Since, Source
-from connector.engine import Engine, quoted
+from connector.engine import PLAIN, Engine, quoted
 from connector.errors import ConfigError, nearest
 from connector.http import Session
 from connector.model import ENTITIES, KEYS
@@ -42,7 +42,7 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """One entity of one source in the new snapshot, and how it came there."""
+    """One entity of one source in the new snapshot, and how it came there. Of a table that is not `seen` nobody knows a column yet."""
 
     source: str
     entity: str
@@ -50,6 +50,7 @@ class Taken:
     report: Mapping[str, Any]
     warnings: tuple[str, ...]
     incremental: bool
+    seen: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Intake:
     now: Callable[[], datetime]
 
     def take(self, named: Named, entity: Entity) -> Taken:
-        """Read one entity and leave `<folder>/sources/<source>/<entity>.parquet`, whole."""
+        """Read one entity and leave `<folder>/sources/<source>/<entity>.parquet`, whole; nothing of a table that never had a column."""
         before = self.previous.get((named.name, entity.name))
         base = self._base(named, entity)
         sent, retried, started = named.session.requests_sent, named.session.retries, monotonic()
@@ -92,13 +93,18 @@ class Intake:
             like=pq.read_schema(base) if base is not None and since.watermark else None,
             progress=lambda done, total: self.progress(what, done, total),
         ) as result:
+            result.warn(f"{sentence}; it stays empty" for sentence in unreadable(named.name, entity, self.fields))
             full = since.watermark is None or not entity.incremental or result.full
             if result.unchanged and base is not None:
                 mode = "unchanged"
             else:
                 mode = "full" if full else "incremental"
-                counts["rows_read"] = write_parquet(scratch / "fresh.parquet", result.schema, result.batches())
-                counts |= self._merge(entity, base, scratch / "fresh.parquet", target, None if full else result.removed)
+                if not result.schema.names and base is None:
+                    result.warn([f"{entity.place}: empty, and its columns have never been seen: what there is of it at the targets stays"])
+                else:  # an empty read of an unknown shape keeps the columns there were
+                    schema = result.schema if result.schema.names or base is None else pq.read_schema(base)
+                    counts["rows_read"] = write_parquet(scratch / "fresh.parquet", schema, result.batches() if result.rows else ())
+                    counts |= self._merge(entity, base, scratch / "fresh.parquet", target, None if full else result.removed)
         changed = base is None or any(counts[key] for key in ("inserted", "updated", "deleted"))
         if base is not None and not changed:
             target.unlink(missing_ok=True)
@@ -118,7 +124,8 @@ class Intake:
             "retries": named.session.retries - retried,
             "seconds": round(monotonic() - started, 3),
         }
-        return Taken(named.name, entity.name, mark, report, tuple(f"{what}: {warning}" for warning in result.warnings), entity.incremental)
+        warnings = tuple(f"{what}: {warning}" for warning in result.warnings)
+        return Taken(named.name, entity.name, mark, report, warnings, entity.incremental, target.is_file())
 
     def _base(self, named: Named, entity: Entity) -> Path | None:
         """The entity's file in the previous snapshot. A mark without its file (a backup half restored) counts as never read."""
@@ -194,6 +201,16 @@ def _overrides(source: str, entity: Entity, fields: Mapping[str, str]) -> dict[s
         if (table or "deals") == entity.name and only in ("", source):
             own[column] = fields[name]
     return own
+
+
+def unreadable(source: str, entity: Entity, fields: Mapping[str, str]) -> list[str]:
+    """What `model.fields` takes from a source column that cannot be read there, one sentence each; nothing where a source does not say."""
+    there = {name.casefold() for name in entity.reads}
+    return [
+        f"model.fields: {entity.name}.{column}: {entity.place} has no {written!r} that can be read"
+        for column, written in (_overrides(source, entity, fields) if there else {}).items()
+        if PLAIN.fullmatch(written) and written.casefold() not in there
+    ]
 
 
 def _fingerprint(named: Named, entity: Entity, own: Mapping[str, str], zone: ZoneInfo) -> str:

@@ -111,8 +111,8 @@ def _deals_of(snapshot: Path) -> dict[str, list[Path]]:
     return {file.parent.name: [file] for file in sorted(snapshot.glob(SOURCES)) if file.stem == "deals"}
 
 
-def load_tables(engine: Engine, folder: Path) -> Computed:
-    """The computed tables of a snapshot, as views over their files."""
+def load_tables(engine: Engine, folder: Path, unseen: frozenset[str] = frozenset()) -> Computed:
+    """The computed tables of a snapshot, as views over their files; `unseen` are those it would have, had a column of them been seen."""
     catalogue = json.loads((folder / CATALOGUE).read_text("utf-8"))
     infos = {}
     for table in catalogue["tables"]:
@@ -120,7 +120,7 @@ def load_tables(engine: Engine, folder: Path) -> Computed:
         infos[table["name"]] = TableInfo(table["name"], table["title"], columns, tuple(table["key"]), table["description"])
         engine.parquet(table["name"], [folder / f"{table['name']}.parquet"])
     return Computed(
-        Tables(engine, infos, catalogue["currency"]),
+        Tables(engine, infos, catalogue["currency"], unseen - infos.keys()),
         catalogue["currency"],
         catalogue["report"],
         catalogue["headline"],
