@@ -214,7 +214,7 @@ class Page:
     known to be deleted or merged away. `watermark` is safe to resume from once this page is stored.
     `unchanged` says that the whole entity is as it was at `Since.watermark`; `full` that this read is everything, although less
     was asked for: the source no longer knows what was removed since. `total` is what the source announced,
-    for progress and to prove that nothing was cut off. `first_row` is the number a person would give the first record
+    for progress and to prove that nothing was cut off; `expected` is about how many there will be, for progress alone. `first_row` is the number a person would give the first record
     (2 in a CSV file with a header), `place` the file it stands in where an entity has several.
     """
 
@@ -224,6 +224,7 @@ class Page:
     unchanged: bool = False
     full: bool = False
     total: int | None = None
+    expected: int | None = None
     first_row: int | None = None
     place: str | None = None
     warnings: tuple[str, ...] = ()

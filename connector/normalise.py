@@ -128,9 +128,10 @@ def normalise(
 def _receive(pages: Iterable[Page], spool: Spool, result: Normalised, progress: Callable[[int, int | None], None] | None) -> dict[str, int]:
     """Spool every page; returns the removed ids, each with the number of records that had come by then."""
     removed: dict[str, int] = {}
-    total = None
+    total = expected = None
     for page in pages:
         spool.add(page)
+        expected = page.expected or expected
         total = page.total if page.total is not None else total
         result.watermark = page.watermark if page.watermark is not None else result.watermark
         result.unchanged = result.unchanged or page.unchanged
@@ -138,7 +139,8 @@ def _receive(pages: Iterable[Page], spool: Spool, result: Normalised, progress: 
         result.warn(page.warnings)
         removed.update(dict.fromkeys(page.removed, spool.rows))
         if progress:
-            progress(spool.rows, total)
+            guess = expected if expected is not None and expected >= spool.rows else None
+            progress(spool.rows, guess if total is None else total)
     if total is not None and spool.rows < total and not result.unchanged:
         raise SourceError(
             f"{spool.place}: the source announced {total:,} records and sent {spool.rows:,}", remedy="run again; nothing was taken over"

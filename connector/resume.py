@@ -40,12 +40,13 @@ class PlaceLostError(SourceError):
 class Step:
     """A page of a read of everything. `place` (JSON) is where to go on after it, None after the last one.
 
-    `total` is how many records there will be in all, where that is exact.
+    `total` is how many records there will be in all, where that is exact; `expected` about how many, for progress.
     """
 
     records: list[dict[str, Any]]
     place: Any = None
     total: int | None = None
+    expected: int | None = None
 
 
 class Unfinished:
@@ -142,7 +143,7 @@ def _go_on(unfinished: Unfinished, started: str, steps: Iterable[Step], changed:
     for step in steps:
         unfinished.keep(started, step)
         fresh = [record for record in step.records if key(record) not in changed] if changed else step.records
-        yield Page(fresh, total=step.total if whole else None)
+        yield Page(fresh, total=step.total if whole else None, expected=step.expected)
 
 
 def _load(file: Path) -> dict[str, Any]:

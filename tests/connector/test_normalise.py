@@ -612,3 +612,10 @@ def test_progress_is_told(read):
         progress=lambda done, total: told.append((done, total)),
     )
     assert told == [(1, 2), (2, 2)]
+
+
+def test_a_guess_is_told_until_it_is_surpassed(read):
+    told = []
+    pages = [records({"deal_id": str(number)}, expected=2 if number == 1 else None) for number in (1, 2, 3)]
+    read(pages=pages, **api(), progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 2), (2, 2), (3, None)]
