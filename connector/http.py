@@ -18,7 +18,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import requests
-from urllib3.exceptions import NewConnectionError
+from urllib3.exceptions import InvalidHeader, NewConnectionError
 
 from connector.errors import AuthError, ConfigError, SourceError, TransientError
 
@@ -189,6 +189,8 @@ def unanswered(place: str, error: requests.RequestException) -> ConfigError | Au
             f"{place}: no answer ({type(error).__name__})", remedy="check the address and the network; the next run tries again"
         )
     if isinstance(error, requests.exceptions.InvalidHeader):
+        if error.args and isinstance(error.args[0], InvalidHeader):  # of the answer: urllib3 says so, requests about ours
+            return TransientError(f"{place}: the answer has contradictory headers", remedy="look at the proxy or gateway on the way")
         return AuthError(f"{place}: the credential holds a line break or another character that no credential has", remedy="copy it anew")
     return ConfigError(f"{place}: not a usable address ({type(error).__name__})", remedy="it begins with https:// and names a host")
 

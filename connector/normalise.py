@@ -31,6 +31,7 @@ from connector import outcome
 from connector.api import UTC, Entity, Page
 from connector.column import Column, Context
 from connector.columns import Text, column
+from connector.date_columns import Dates
 from connector.engine import Engine, quoted
 from connector.errors import ConfigError, ConnectorError, SourceError, nearest
 from connector.model import DATE, ENTITIES, KEYS, REQUIRED, TEXT, WHEN
@@ -233,7 +234,7 @@ class _Table:
             stage = self.columns["stage"]
             self.columns["status"] = _Mapped(stage.sql, stage.shown, stage.kinds)
 
-        if isinstance(self.entity.dates, Mapping):
+        if isinstance(self.entity.dates, Mapping) and self.columns:
             known = [*self.columns, *(mapped.shown for mapped in self.columns.values())]
             for name in self.entity.dates:
                 if name not in known:
@@ -407,10 +408,11 @@ class _Table:
             return values
         if self.entity.on_bad_value == "error":
             value = texts.filter(bad)[0].as_py()
+            order = ", set `dates:` to how the column is written" if isinstance(mapped.reader, Dates) else ""
             raise SourceError(
                 f"{self.entity.place}: {self.result.counts.row(rows.filter(bad)[0].as_py())}, column {mapped.shown!r}: "
                 f"{_short(value)!r} {mapped.reader.why(value)}",
-                remedy="correct the value, or set `on_bad_value: null` to leave such values empty",
+                remedy=f"correct the value{order}, or set `on_bad_value: null` to leave such values empty",
             )
         self.result.counts.add(f"unreadable value in column {mapped.shown!r}", rows.filter(bad), "; left empty")
         return values

@@ -30,13 +30,13 @@ import requests
 import tableauserverclient as tsc
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from tableauserverclient.server.endpoint.exceptions import (
-    FailedSignInError,
     InternalServerError,
     NonXMLResponseError,
     RedirectError,
     XMLError,
 )
 from tableauserverclient.server.exceptions import EndpointUnavailableError, ServerInfoEndpointNotFoundError
+from urllib3.exceptions import HTTPError
 
 from connector.auth.tokens import SecretFile
 from connector.errors import AuthError, ConfigError, ConnectorError, SourceError, TransientError
@@ -48,8 +48,10 @@ OLDEST: Final = "3.8"  # Server 2020.2, the first with crosstabs
 JWT_MINUTES: Final = 5
 DEAD_SESSION: Final = "401002"
 DOWNLOADS: Final = 4
+SIGN_INS: Final = 3
 BLOCK: Final = 1 << 16
 PAGE_SIZE: Final = 1000
+REST: Final = re.compile(r".*/api/\d")
 #: filters of lists cannot escape these
 UNFILTERABLE: Final = re.compile(r"[,:&\[\]*]+")
 
@@ -106,10 +108,11 @@ class Access(BaseModel):
 
 @dataclass(slots=True)
 class Refused(Exception):  # noqa: N818 — becomes one of our errors before it leaves this module or its caller
-    """Tableau said no: the status and, where it gave one, its six-digit code."""
+    """Tableau said no: the status and, where it gave one, its six-digit code. `said` is the beginning of the answer, never to be shown."""
 
     status: int
     code: str = ""
+    said: bytes = field(default=b"", repr=False)
 
     def __str__(self) -> str:
         return f"Tableau error {self.code}" if self.code else f"status {self.status}"
@@ -126,7 +129,7 @@ class Connection:
     _turn: ExitStack = field(default_factory=ExitStack, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.session.hooks["response"].append(self._stay)
+        self.session.hooks["response"].append(self._look)
 
     @property
     def place(self) -> str:
@@ -173,7 +176,7 @@ class Connection:
         try:
             return self._translated(what, lambda: question(self.server()))
         except Refused as refusal:
-            if refusal.code != DEAD_SESSION:
+            if refusal.status != 401:
                 raise
         log.info("%s: the session was ended; signing in again", self.place)
         if self.access.app:  # it may be alive and only lack a scope
@@ -227,16 +230,18 @@ class Connection:
             headers = {"X-Tableau-Auth": server.auth_token}
             response = self.session.request(method, address, headers=headers, allow_redirects=False, **how)
             if not response.ok or response.is_redirect:
-                with response:
-                    raise Refused(response.status_code, _code(response))
+                raise _refusal(response)
             return response
 
         return self.put(what, question)
 
-    def download(self, what: str, path: str, into: Path, **how: Any) -> None:
-        """Save an answer of any size; one that breaks off is asked for again. Raises `Refused` beside our errors."""
+    def download(self, what: str, path: str, into: Path, *, method: str = "GET", **how: Any) -> str:
+        """Save an answer of any size and return its content type; one that breaks off is asked for again.
+
+        A POST must be one that only reads. Raises `Refused` beside our errors.
+        """
         for attempt in range(1, DOWNLOADS + 1):
-            with self.fetch(what, "GET", path, stream=True, **how) as response, into.open("wb") as file:
+            with self.fetch(what, method, path, stream=True, repeatable=True, **how) as response, into.open("wb") as file:
                 try:
                     for block in response.iter_content(BLOCK):
                         file.write(block)
@@ -244,18 +249,26 @@ class Connection:
                     if attempt == DOWNLOADS:
                         raise unanswered(f"{self.place}: {what}", error) from error
                 else:
-                    return
+                    return str(response.headers.get("Content-Type", ""))
             self.session.retries += 1
             self.session.sleep(2.0**attempt)
+        raise AssertionError("unreachable")
 
-    def _stay(self, response: requests.Response, **_: object) -> None:
-        """TSC follows a redirect to any host and takes the session's token along; only the same host on https may have it."""
+    def _look(self, response: requests.Response, *, stream: bool = False, **_: object) -> None:
+        """What TSC would not notice: a redirect to another host, a 401 that is not Tableau's own XML, and a page instead of any XML.
+
+        TSC takes the session's token along to any host; only the same host on https may have it.
+        """
         target = urljoin(response.url, response.headers.get("Location", "")) if response.is_redirect else response.url
         here, there = urlsplit(response.url), urlsplit(target)
         if here.netloc != there.netloc and (here.hostname, "https") != (there.hostname, there.scheme):
             raise ConfigError(
                 f"{self.place}: redirects to {host(target)}", remedy=f"if that is right, set `server: {there.scheme}://{there.netloc}`"
             )
+        if response.status_code == 401:
+            raise _refusal(response)
+        if response.ok and not stream and REST.match(here.path) and "text/html" in response.headers.get("Content-Type", ""):
+            raise self._foreign(self.place)
 
     # ── signing in ────────────────────────────────────────────────────────────────────────────────
 
@@ -282,13 +295,22 @@ class Connection:
         except ValueError as error:
             raise ConfigError(f"{self.place}: not a usable address", remedy="check `server`, e.g. https://tableau.example.com") from error
         server.version = access.api_version or self._version(server)
+        for attempt in range(1, SIGN_INS + 1):  # a second sign-in does nothing twice: it replaces the first
+            try:
+                self._enter(server)
+                break
+            except TransientError:
+                if attempt == SIGN_INS:
+                    raise
+            self.session.retries += 1
+            self.session.sleep(2.0 ** (attempt - 1))
+        return server
+
+    def _enter(self, server: tsc.Server) -> None:
         try:
             self._translated("sign-in", lambda: server.auth.sign_in(self._credentials()))
         except Refused as refusal:
-            if refusal.status in (401, 403):
-                raise self._not_let_in() from refusal
-            raise self.error("sign-in", refusal) from refusal
-        return server
+            raise (self._not_let_in() if refusal.status in (401, 403) else self.error("sign-in", refusal)) from refusal
 
     def _version(self, server: tsc.Server) -> str:
         try:
@@ -335,7 +357,7 @@ class Connection:
         try:
             return act()
         except XMLError as error:
-            raise Refused(401 if isinstance(error, FailedSignInError) else int(error.code[:3] or 400), error.code) from error
+            raise Refused(int(error.code[:3]) if error.code[:3].isdigit() else 400, error.code) from error
         except InternalServerError as error:
             raise Refused(error.code) from error
         except ServerInfoEndpointNotFoundError as error:
@@ -343,23 +365,29 @@ class Connection:
         except EndpointUnavailableError as error:
             raise ConfigError(f"{place}: this Tableau is too old: {error}") from error
         except (NonXMLResponseError, ParseError, RedirectError) as error:
-            raise ConfigError(
-                f"{place}: the answer is not of Tableau's REST API",
-                remedy="check `server` (no path, https) and any proxy or single sign-on",
-            ) from error
+            raise self._foreign(place) from error
         except requests.RequestException as error:
             raise unanswered(place, error) from error
 
     def error(self, what: str, refusal: Refused) -> ConnectorError:
         """The error a refusal becomes where its code says nothing special."""
         place = f"{self.place}: {what}"
-        if refusal.status == 429 or refusal.status >= 500:
+        if refusal.status in (408, 429) or refusal.status >= 500:
             return TransientError(f"{place}: still {refusal.status} after all attempts", remedy="the next run tries again")
+        if refusal.status == 401 and not refusal.code:
+            return AuthError(
+                f"{place}: refused with status 401, though not by Tableau",
+                remedy="let the gateway or single sign-on before Tableau pass addresses that begin with /api/",
+            )
         if refusal.status in (401, 403):
             return AuthError(f"{place}: not permitted ({refusal})", remedy=f"let {self._who()} see and download it")
         if refusal.status == 404:
             return AuthError(f"{place}: not there, or hidden from {self._who()} ({refusal})", remedy="check the name and the permissions")
         return SourceError(f"{place}: refused ({refusal})")
+
+    def _foreign(self, place: str) -> ConfigError:
+        remedy = "check `server` (no path, https) and any proxy or single sign-on"
+        return ConfigError(f"{place}: the answer is not of Tableau's REST API", remedy=remedy)
 
     def _who(self) -> str:
         return f"the user of token {self.access.token.name!r}" if self.access.token else f"user {self._app().user!r}"
@@ -399,11 +427,17 @@ class Connection:
         )
 
 
-def _code(response: requests.Response) -> str:
-    """Tableau's six-digit code: of the XML error, or of the JSON one."""
-    head = response.raw.read(4096, decode_content=True) if not response._content_consumed else response.content[:4096]  # type: ignore[attr-defined]  # noqa: SLF001
-    match = re.search(rb'(?:<error code="|"errorCode"\s*:\s*")(\d{6})"', head)
-    return match[1].decode() if match else ""
+def _refusal(response: requests.Response) -> Refused:
+    """What an answer that is none says: in XML, in JSON, or nothing that reads."""
+    with response:
+        try:
+            read = response._content_consumed  # type: ignore[attr-defined]  # noqa: SLF001
+            said = response.content[:4096] if read else response.raw.read(4096, decode_content=True)
+        except (HTTPError, *LOST) as error:
+            log.info("%s: status %d, and what it says does not read (%s)", host(response.url), response.status_code, type(error).__name__)
+            said = b""
+    match = re.search(rb'(?:<error code="|"errorCode"\s*:\s*")(\d{6})"', said)
+    return Refused(response.status_code, match[1].decode() if match else "", said)
 
 
 def _base64(data: bytes) -> str:

@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 import requests
 import responses
+from urllib3.exceptions import InvalidHeader
 
 from connector.errors import AuthError, SourceError, TransientError
 from connector.http import Network, Session, host, retry_after
@@ -82,6 +83,12 @@ def test_a_credential_that_cannot_be_sent_is_named_and_not_shown(token):
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server, pytest.raises(AuthError, match="the credential holds") as caught:
         session([]).call("GET", f"http://127.0.0.1:{server.server_port}", headers={"Authorization": f"Bearer {token}"})
     assert "na1" not in f"{caught.value} {caught.value.remedy}"
+
+
+def test_contradictory_headers_of_an_answer_are_not_blamed_on_the_credential(api):
+    api.get(URL, body=requests.exceptions.InvalidHeader(InvalidHeader("Content-Length contained multiple unmatching values")))
+    with pytest.raises(TransientError, match="the answer has contradictory headers"):
+        session([]).call("GET", URL)
 
 
 def test_a_lost_connection_is_repeated_for_get_and_not_for_post(api):

@@ -1,5 +1,6 @@
 """What a run takes over from a source that tells less than before, or more."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -76,6 +77,10 @@ def test_a_table_whose_columns_nobody_has_seen_is_said_to_be_empty(take):
         "crm.stage_detail: Tableau Sales/Stage: empty, and its columns have never been seen: what there is of it at the targets stays",
     )
     assert take(VIEW, Page([{"Stage": "Won"}]))[2].num_rows == 1
+
+
+def test_dates_of_columns_that_an_empty_read_does_not_show_are_no_fault(take):
+    assert take(replace(VIEW, dates={"Day": "iso"}), NOTHING)[0].seen is False
 
 
 def deals(*reads):

@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import subprocess
+import venv
 import zipfile
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
@@ -18,11 +19,12 @@ from lxml import etree
 
 from connector.sandbox.company import Company
 from connector.sandbox.server import serve
-from connector.sandbox.tableau import App, JobPlan, Tableau
+from connector.sandbox.tableau import App, JobPlan, Tableau, Workbook
 from connector.sandbox.tableau.pipeline import company_site
 from connector.sandbox.tableau.publish import hyper, read_hyper
 from connector.sandbox.tableau.wire import view_filters
 
+TABCMD = "tabcmd==2.0.21"
 PAT = {"token_name": "connector", "personal_access_token": "sandbox-secret", "site_id": "sales"}
 
 
@@ -43,21 +45,31 @@ def running(tableau):
         assert running.violations == []
 
 
+@pytest.fixture(scope="session")
+def schema(shared):
+    """The published schema; tests that are about it alone skip where it is not."""
+    return etree.XMLSchema(etree.parse(shared / "contracts" / "tableau" / "ts-api_3_29_subset.xsd"))
+
+
 @pytest.fixture
 def valid(request):
-    """A session whose every XML answer must fit the schema, when the schema is there."""
-    schema = None
-    shared = request.getfixturevalue("shared") if (request.config.rootpath.parent / "shared").is_dir() else None
-    if shared:
-        schema = etree.XMLSchema(etree.parse(shared / "contracts" / "tableau" / "ts-api_3_29_subset.xsd"))
-
-    def check(response, **_):
-        if schema and response.headers.get("Content-Type", "").startswith("application/xml"):
-            schema.assertValid(etree.fromstring(response.content))
-
+    """A session whose every XML answer must fit the schema where there is one: `test_every_answer_fits_the_schema` says whether."""
+    schema = request.getfixturevalue("schema") if (request.config.rootpath.parent / "shared" / "data").is_dir() else None
     session = requests.Session()
-    session.hooks["response"].append(check)
+    if schema:
+        session.hooks["response"].append(fits(schema))
     return session
+
+
+def fits(schema, seen=None):
+    def check(response, **_):
+        if response.headers.get("Content-Type", "").startswith("application/xml"):
+            root = etree.fromstring(response.content)
+            schema.assertValid(root)
+            if seen is not None:
+                seen.update(element.tag.partition("}")[2] for element in root)
+
+    return check
 
 
 @pytest.fixture
@@ -105,6 +117,30 @@ class TestPlainUse:
         server.views.populate_excel(view)
         assert "xl/worksheets/sheet1.xml" in zipfile.ZipFile(io.BytesIO(b"".join(view.excel))).namelist()
 
+    def test_pictures_and_pages_of_a_view(self, server):
+        (view,) = [each for each in tsc.Pager(server.views) if each.name == "Deals"]
+        server.views.populate_image(view)
+        assert view.image.startswith(b"\x89PNG")
+        server.views.populate_pdf(view)
+        assert view.pdf.startswith(b"%PDF")
+
+    def test_refreshes_are_jobs(self, server, tableau):
+        tableau.publishing.plans += [JobPlan(polls=1), JobPlan(polls=1)]  # tableauserverclient sleeps between polls
+        (book,) = tsc.Pager(server.workbooks)
+        source, *_ = tsc.Pager(server.datasources)
+        for job, name in ((server.datasources.refresh(source), source.name), (server.workbooks.refresh(book.id), book.name)):
+            assert job.type == "RefreshExtract"
+            done = server.jobs.wait_for_job(job)
+            assert (done.finish_code, done.datasource_name or done.workbook_name) == (0, name)
+
+    def test_workbooks_by_pages_and_by_owner(self, tableau, server):
+        """What tableauserverclient's sample of pagination does."""
+        tableau.site.workbooks += [Workbook(f"Book {number}", tableau.site.projects[0]) for number in range(6)]
+        assert len(list(tsc.Pager(server.workbooks, tsc.RequestOptions(1, 5)))) == 7
+        assert len(list(tsc.Pager(server.workbooks, tsc.RequestOptions(2, 3)))) == 4
+        for owner, count in (("connector@example.com", 7), ("nobody@example.com", 0)):
+            assert len(list(server.workbooks.filter(ownerEmail=owner, page_size=3))) == count
+
     def test_one_view_by_id_knows_its_sheet_type(self, server):
         (dashboard,) = [each for each in tsc.Pager(server.views) if each.name == "Overview"]
         assert server.views.get_by_id(dashboard.id).sheet_type == "dashboard"
@@ -128,13 +164,68 @@ class TestPlainUse:
         assert [sheet["name"] for sheet in node["sheets"]] == ["Stage Detail", "Team Measures"]
 
 
-@pytest.mark.skipif(shutil.which("tabcmd") is None, reason="tabcmd is not installed; it needs an environment of its own")
-def test_tabcmd_signs_in_lists_and_exports(running, company, tmp_path):
+def test_every_answer_fits_the_schema(running, schema):
+    """Also the refusals. Skipped, not passed, where there is no schema."""
+    session, seen = requests.Session(), set()
+    session.hooks["response"].append(fits(schema, seen))
+    server = tsc.Server(running.url("tableau"), use_server_version=True, session_factory=lambda: session)
+    with server.auth.sign_in(tsc.PersonalAccessTokenAuth(**PAT)):
+        options = tsc.RequestOptions()
+        options.all_fields = True
+        view, *_ = tsc.Pager(server.views, options)
+        (book,) = tsc.Pager(server.workbooks)
+        assert server.views.get_by_id(view.id).name == view.name
+        assert server.workbooks.get_by_id(book.id).name == book.name
+        server.workbooks.populate_views(book)
+        source, *_ = tsc.Pager(server.datasources)
+        list(tsc.Pager(server.projects))
+        server.jobs.get_by_id(server.datasources.refresh(source).id)
+        with pytest.raises(tsc.ServerResponseError):
+            server.views.get_by_id("0" * 36)
+    assert seen >= {
+        "pagination",
+        "views",
+        "view",
+        "workbooks",
+        "workbook",
+        "datasources",
+        "projects",
+        "job",
+        "credentials",
+        "serverInfo",
+        "error",
+    }
+
+
+@pytest.fixture(scope="module")
+def tabcmd_program(request):
+    """Tableau's own command line; where it is not installed, in an environment of its own, which it needs, made once."""
+    if found := shutil.which("tabcmd"):
+        return found
+    folder = request.config.rootpath / "build" / TABCMD
+    program = folder / ("Scripts" if os.name == "nt" else "bin") / "tabcmd"
+    if not program.exists():
+        try:
+            venv.create(folder, with_pip=True, clear=True)
+            install = [program.with_name("python"), "-m", "pip", "install", "--quiet", "--retries", "0", "--timeout", "5", TABCMD]
+            subprocess.run(install, check=True, capture_output=True, timeout=60)
+        except (OSError, subprocess.SubprocessError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            pytest.skip(f"tabcmd is not installed, and cannot be: {type(error).__name__}")
+    return program
+
+
+def test_tabcmd_signs_in_lists_and_exports(running, company, tmp_path, tabcmd_program):
     """Tableau's own command line, as its README shows it."""
 
     def tabcmd(*arguments):
         done = subprocess.run(
-            ["tabcmd", *arguments], check=False, env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True
+            [tabcmd_program, *arguments],
+            check=False,
+            cwd=tmp_path,
+            env={**os.environ, "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import tableauserverclient as tsc
 from pydantic import ValidationError
+from tableauserverclient.server.endpoint.endpoint import Endpoint
+from tableauserverclient.server.query import QuerySet
 
 from connector.api import Since
 from connector.auth.tableau import Connection
@@ -233,6 +236,11 @@ class TestFilters:
             assert [row["A"] for row in desk.read("Book/View", filters={"A": "Rock, Paper"})] == ["Rock, Paper"]
             assert [row["A"] for row in desk.read("Book/View", filters={"A": ["Rock", r"C:\temp"]})] == [r"C:\temp", "Rock"]
 
+    def test_a_backslash_at_the_end_of_a_value_does_not_join_it_to_the_next(self):
+        data = [{"A": name, "N": 1} for name in ("a\\", "b", "a\\,b")]
+        with site_of(made([Shown("A"), Shown("N", "SUM")], data)) as desk:
+            assert [row["A"] for row in desk.read("Book/View", filters={"A": ["a\\", "b"]})] == ["a\\", "b"]
+
     def test_a_misspelt_filter_is_an_error_and_not_all_the_data(self, desk):
         with pytest.raises(SourceError, match="Tableau ignores 'Regoin'") as error:
             desk.read("Sales Pipeline/Stage Detail", filters={"Regoin": "Germany"})
@@ -245,8 +253,10 @@ class TestFilters:
 
     def test_a_server_that_ignores_filters_is_found_out(self, desk):
         desk.tableau.ignore_filters = True
-        with pytest.raises(SourceError, match="ignores 'Region'"):
+        with pytest.raises(SourceError, match=r"a row has Region '\w+', which is not among Germany"):
             desk.read("Sales Pipeline/Stage Detail", filters={"Region": "Germany"})
+        with pytest.raises(SourceError, match="ignores 'Currency'"):
+            desk.read("Sales Pipeline/Stage Detail", filters={"Currency": "USD"})
 
     def test_booleans_and_dates_as_tableau_names_them(self, desk):
         desk.read("Sales Pipeline/Deals", filters={"Existing Customer": True}, parameters={"As Of": date(2026, 1, 31), "Net": False})
@@ -397,7 +407,7 @@ class TestTotals:
     def test_a_total_that_is_no_sum_is_refused_until_somebody_decides(self):
         raw = b"Stage,Avg. Amount\r\nA,10\r\nB,20\r\nTotal,15\r\n"
         with site_of(View("View", raw=raw)) as desk:
-            with pytest.raises(SourceError, match="row 4 looks like a total") as error:
+            with pytest.raises(SourceError, match=r"row 4 \(Stage 'Total', Avg. Amount '15'\) looks like a total") as error:
                 desk.read("Book/View")
             assert "totals: drop" in error.value.remedy
             assert len(desk.read("Book/View", totals="drop")) == 2
@@ -507,6 +517,7 @@ class TestConfiguration:
             ({"views": [{"datasource": "d", "table": "t"}]}, "reads a `view`"),
             ({"views": [{"datasource": "d", "table": "t", "mode": "extract", "filters": {"a": "b"}}]}, "use `where`"),
             ({"views": [{"view": "a/b", "table": "t", "columns": ["x"]}]}, "`columns` is for"),
+            ({"views": [{"datasource": "d", "table": "t", "mode": "vds", "columns": [["x"]]}]}, "names of fields"),
             ({"views": []}, "at least 1"),
             ({"views": [{"view": "a/b", "table": "t", "max_age": 0}]}, "greater than or equal to 1"),
             ({"colour": "red"}, "not permitted"),
@@ -544,13 +555,45 @@ class TestConfiguration:
             desk.read("Sales Pipeline/Deals")
 
 
+ENDPOINTS = {name for name, each in vars(tsc.Server("http://t.example.com")).items() if isinstance(each, Endpoint)}
+
+
+def is_endpoint(node):
+    if isinstance(node, ast.Attribute):
+        return node.attr in ENDPOINTS and ast.unparse(node.value).rstrip("()").endswith("server")
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == "endpoint"
+
+
+def iterates(node):
+    """Whether a piece of code loops over an endpoint of tableauserverclient, or asks it for a query set."""
+    if isinstance(node, ast.For | ast.comprehension):
+        return is_endpoint(node.iter)
+    if not isinstance(node, ast.Call):
+        return False
+    if isinstance(node.func, ast.Attribute) and node.func.attr in {"all", *dir(QuerySet)}:
+        return is_endpoint(node.func.value)
+    return ast.unparse(node.func) in ("list", "len", "tuple", "sorted") and any(map(is_endpoint, node.args))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "server.views.all()",
+        "for v in server.views: pass",
+        "[v for v in it.server().jobs]",
+        "endpoint(server).filter(a=1)",
+        "list(server.views)",
+    ],
+)
+def test_query_sets_are_recognised(code):
+    assert any(map(iterates, ast.walk(ast.parse(code))))
+
+
 def test_nothing_iterates_query_sets():
-    """QuerySet ends quietly when a page is refused: Pager is used everywhere, `.filter(...)` and `.all()` of an endpoint nowhere."""
+    """QuerySet ends quietly when a page is refused: Pager is used everywhere, an endpoint's own query set nowhere."""
     for file in (*ROOT.glob("sources/tableau*.py"), *ROOT.glob("sinks/tableau*.py"), ROOT / "connector/auth/tableau.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("filter", "all", "only_fields"):
-                owner = ast.unparse(node.func.value)
-                assert "server" not in owner, f"{file.name}:{node.lineno}: {owner}.{node.func.attr}"
+            assert not iterates(node), f"{file.name}: {ast.unparse(node)}"
 
 
 def test_the_connection_says_where():

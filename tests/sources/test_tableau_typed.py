@@ -94,7 +94,7 @@ class TestCrosstab:
 
     def test_an_empty_view_is_empty_and_no_error(self, running):
         (page,) = pages(running, view="Sales Pipeline/Region Totals", mode="crosstab", filters={"Region": "Atlantis"})
-        assert page.records.num_rows == page.total == 0
+        assert len(page.records) == page.total == 0
         assert "is empty" in page.warnings[0]
 
     def test_an_empty_view_of_deals_has_the_mapped_columns(self, running, tmp_path):
@@ -208,7 +208,7 @@ class TestVizQL:
 
     def test_an_answer_that_breaks_off(self, running):
         running.faults.add("query-datasource", truncate=2000, times=None)
-        with pytest.raises(TransientError, match="broke off"):
+        with pytest.raises(TransientError, match="no answer"):
             read(running, datasource="Pipeline", mode="vds")
 
     def test_a_value_that_is_not_what_it_should_be(self, running):

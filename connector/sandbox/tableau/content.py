@@ -39,6 +39,7 @@ SCOPES: Final = frozenset(
         "tableau:datasources:download",
         "tableau:file_uploads:create",
         "tableau:jobs:read",
+        "tableau:tasks:run",
     }
 )
 

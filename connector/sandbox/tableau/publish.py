@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from connector.sandbox.server import Handler, Request, Response
-from connector.sandbox.tableau.content import Column, Datasource, Kind, Row, Site, luid
+from connector.sandbox.tableau.content import Column, Datasource, Kind, Row, Site, Workbook, luid
 from connector.sandbox.tableau.wire import E, answer, parts, payload, refused
 
 SINGLE_REQUEST: Final = 64 << 20
@@ -49,7 +49,7 @@ class Job:
     id: str
     kind: str
     child: str | None
-    source: Datasource
+    of: Datasource | Workbook
     created_at: datetime
     plan: JobPlan
     work: Callable[[], None]
@@ -78,6 +78,8 @@ class Publishing:
         yield "GET", r"/datasources/(?P<source>[^/]+)", self.describe, "tableau:content:read", none
         yield "GET", r"/datasources/(?P<source>[^/]+)/content", self.download, "tableau:datasources:download", frozenset({"includeExtract"})
         yield "PATCH", r"/datasources/(?P<source>[^/]+)/data", self.update, "tableau:datasources:update", frozenset({"uploadSessionId"})
+        yield "POST", r"/datasources/(?P<source>[^/]+)/refresh", self.refresh, "tableau:tasks:run", none
+        yield "POST", r"/workbooks/(?P<workbook>[^/]+)/refresh", self.refresh, "tableau:tasks:run", none
         yield "GET", r"/jobs/(?P<job>[^/]+)", self.poll, "tableau:jobs:read", none
 
     # ── uploads ───────────────────────────────────────────────────────────────────────────────────
@@ -190,6 +192,16 @@ class Publishing:
 
     # ── jobs ──────────────────────────────────────────────────────────────────────────────────────
 
+    def refresh(self, request: Request) -> Response:
+        """The job of an extract refresh. It changes nothing: data sources here follow their company by themselves."""
+        known: list[Datasource | Workbook] = [*self.site.datasources, *self.site.workbooks]
+        wanted = request.args.get("source") or request.args["workbook"]
+        of = next((each for each in known if each.id == wanted), None)
+        if of is None:
+            raise refused(404004 if "source" in request.args else 404006, "Resource Not Found", f"'{wanted}' could not be found.")
+        job = self._job("RefreshExtract", "extractRefreshJob", of, lambda: None, request.running.clock.now())
+        return answer(self._job_element(job), status=202)
+
     def update(self, request: Request) -> Response:
         """Insert, upsert, delete or replace rows by an uploaded .hyper; all actions or none, once per request id."""
         source = self.source(request)
@@ -235,10 +247,10 @@ class Publishing:
                 job.completed_at = request.running.clock.now()
             return answer(self._job_element(job))
 
-    def _job(self, kind: str, child: str | None, source: Datasource, work: Callable[[], None], now: datetime) -> Job:
+    def _job(self, kind: str, child: str | None, of: Datasource | Workbook, work: Callable[[], None], now: datetime) -> Job:
         with self._lock:
             plan = self.plans.pop(0) if self.plans else JobPlan()
-            job = Job(str(uuid.uuid4()), kind, child, source, now, plan, work)
+            job = Job(str(uuid.uuid4()), kind, child, of, now, plan, work)
             self.jobs[job.id] = job
         return job
 
@@ -256,7 +268,8 @@ class Publishing:
         }
         notes = [E("notes", text=job.plan.notes)] if done and job.plan.notes else []
         if job.child:
-            return E("job", attributes, E(job.child, {}, E("datasource", {"id": job.source.id, "name": job.source.name}), *notes))
+            tag = "datasource" if isinstance(job.of, Datasource) else "workbook"
+            return E("job", attributes, E(job.child, {}, E(tag, {"id": job.of.id, "name": job.of.name}), *notes))
         said = [E("statusNotes", {}, E("statusNote", {"type": "Error", "text": job.plan.notes}))] if notes else []
         return E("job", attributes, *said)
 

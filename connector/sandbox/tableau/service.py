@@ -24,6 +24,12 @@ from connector.sandbox.tableau.wire import E, answer, filtered, page, payload, p
 
 __all__ = ["JobPlan", "Tableau"]
 
+#: one white pixel, one empty page
+SMALLEST: Final[Mapping[str, bytes]] = {
+    "image/png": base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg=="),
+    "application/pdf": b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
+    b"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\n",
+}
 PAGED: Final = frozenset({"pageSize", "pageNumber", "filter", "sort", "fields"})
 
 
@@ -72,6 +78,8 @@ class Tableau(Service):
         yield "GET", site + r"/views/(?P<view>[^/]+)", self.guarded(lambda request: answer(self._view(self.view(request))), read)
         yield "GET", site + r"/views/(?P<view>[^/]+)/data", self.guarded(self.view_data, load, {"maxAge", "language"})
         yield "GET", site + r"/views/(?P<view>[^/]+)/crosstab/excel", self.guarded(self.view_crosstab, load, {"maxAge", "language"})
+        yield "GET", site + r"/views/(?P<view>[^/]+)/image", self.guarded(self.view_picture, load, {"maxAge", "resolution"})
+        yield "GET", site + r"/views/(?P<view>[^/]+)/pdf", self.guarded(self.view_picture, load, {"maxAge", "type", "orientation"})
         yield "GET", site + "/workbooks", self.guarded(self.list_workbooks, read, PAGED)
         yield "GET", site + r"/workbooks/(?P<workbook>[^/]+)", self.guarded(self.describe_workbook, read)
         yield "GET", site + r"/workbooks/(?P<workbook>[^/]+)/views", self.guarded(self.workbook_views, read)
@@ -240,6 +248,7 @@ class Tableau(Service):
             "name": lambda book: book.name,
             "contentUrl": lambda book: book.content_url,
             "projectName": lambda book: book.project.name,
+            "ownerEmail": lambda _: self.site.user,
         }
         said, books = page(filtered(self.site.workbooks, request, fields), request)
         return answer(said, E("workbooks", {}, *(self._workbook(book) for book in books)))
@@ -314,6 +323,12 @@ class Tableau(Service):
             raise refused(400130, "Bad Request", f"There was a problem querying the crosstab for view '{view.id}'.")
         kind = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
         return Response(200, body, {"Content-Type": kind})
+
+    def view_picture(self, request: Request) -> Response:
+        """The smallest picture, or page, there is: what a view looks like is not for a connector to know."""
+        self._exported(request)
+        kind = "image/png" if request.path.endswith("/image") else "application/pdf"
+        return Response(200, SMALLEST[kind], {"Content-Type": kind})
 
     def _filters(self, request: Request) -> dict[str, frozenset[str]]:
         return {} if self.ignore_filters else view_filters(request.query)

@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from connector.sandbox.server import Handler, Refusal, Request, Response, reply
 from connector.sandbox.tableau.content import Column, Datasource, Function, Row, Shown, Site, Value, View, wire
 from connector.sandbox.tableau.publish import columns_of
 
 EVENT_ROWS: Final = 1000
+FUNCTIONS: Final = frozenset(get_args(Function))
 
 
 class VizQL:
@@ -80,10 +81,11 @@ def _selected(source: Datasource, query: Mapping[str, Any], options: Mapping[str
         column = _column(source, field["fieldCaption"], by_name)
         if disaggregate and "function" in field:
             raise _refused(400, "400803", "A query that is not aggregated takes no functions.")
+        if field.get("function", "SUM") not in FUNCTIONS:
+            raise _refused(400, "400803", f"Unknown Function: {field['function']}.")
         function: Function | None = field.get("function") or ("SUM" if column.measure and not disaggregate else None)
         shown.append(Shown(column.key, function))
-        plain = f"{field['function']}({column.caption})" if "function" in field else column.caption
-        names.append(field.get("fieldAlias") or plain)
+        names.append(field.get("fieldAlias") or (f"{function}({column.caption})" if function else column.caption))
     if len(set(names)) < len(names):
         raise _refused(404, "404935", "Two fields have the same caption.")
     marks = View("", source, tuple(shown)).marks(filters)
