@@ -245,7 +245,7 @@ class _Table:
     def choose(self, removed: Mapping[str, int]) -> None:
         """Which rows stay: those of `where`, each id once, without those removed later on. No id, or one twice, is an error."""
         entity, keys = self.entity, self._keys()
-        wanted = self.raw.expression("where", entity.where) if entity.where else "true"
+        wanted = f"cast({self.raw.expression('where', entity.where)} as boolean)" if entity.where else "true"
         if entity.incremental and keys:
             latest = self._latest(keys)
             self.condition = f"{latest} and {wanted}"

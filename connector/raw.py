@@ -20,6 +20,7 @@ CELLS_PER_BATCH: Final = 100_000  # a batch is held several times over, as text 
 _TYPES: Final[dict[Kind, str]] = {"whole": "bigint", "number": "double", "boolean": "boolean", "date": "date", "instant": "timestamptz"}
 #: a column's name rather than an expression: words, perhaps with dots, hyphens and spaces
 _NAME: Final = re.compile(r"(?!(?:null|true|false)$)[^\W\d][\w.]*(?:[ -]+[\w.]+)*", re.IGNORECASE)
+_CONDITION: Final = re.compile(r" is (not )?null$", re.IGNORECASE)  # of words only, and no name all the same
 _NUMBERS: Final = count()  # several reads may be open in one engine
 
 
@@ -64,14 +65,18 @@ class Raw:
 
         Raises SourceError for a column that is not there, ConfigError for anything that is no expression.
         """
-        if _NAME.fullmatch(written):
-            return self._absent(place, written, f"no column {written!r}; {nearest(written, self.columns)}")
+        absent = f"no column {written!r}; {nearest(written, self.columns)}"
+        name = _NAME.fullmatch(written) is not None
+        if name and not _CONDITION.search(written):
+            return self._absent(place, written, absent)
         try:
             single_expression(written)
             self._engine.schema(f"select {written} as c from {self._probe}")
         except SqlError as error:
             if missing := unknown_column(error, self.columns):
                 return self._absent(place, written, missing)
+            if name:
+                return self._absent(place, written, absent)
             raise ConfigError(f"{self._entity.name}: {place}: {error}", remedy=f"the columns are: {', '.join(self.columns)}") from error
         return f"({written})"
 

@@ -20,19 +20,21 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from email.utils import parsedate_to_datetime
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, Final
 
 import requests
 
 from connector.auth.oauth import OAuth
-from connector.errors import AuthError, ConnectorError, SourceError, TransientError
+from connector.errors import SourceError
 from connector.http import Session, host
 from connector.pages import Answer, Ask, Cursor, Pace, Part, walk
+from sources.hubspot_errors import Refused, misshapen, no_use_waiting, refusal
 
 log = logging.getLogger(__name__)
 
 Record = dict[str, Any]
+Filter = Mapping[str, str]
 HOME: Final = "https://api.hubapi.com"
 LEGACY: Final = "v3"
 LIST_PAGE: Final = 100
@@ -44,26 +46,6 @@ LONGEST_LIST: Final = 12_000  # characters of property names in an address
 SEARCHES: Final = 4  # of 5 per second, which all users of the account share
 CALLS: Final = 95  # of 100 in ten seconds, until a header tells more
 _AFTER: Final = Cursor("after", "paging.next.after")
-
-
-class Refused(SourceError):  # noqa: N818 — HubSpot's word for it
-    """HubSpot said no to this request."""
-
-    def __init__(self, place: str, status: int, category: str) -> None:
-        super().__init__(f"{place}: {status} {category}".strip())
-        self.status = status
-
-
-class Forbidden(AuthError):  # noqa: N818
-    """A scope or a plan that the token lacks; `scopes` as far as HubSpot names them."""
-
-    def __init__(self, place: str, scopes: Sequence[str], category: str) -> None:
-        named = ", ".join(scopes)
-        super().__init__(
-            f"{place}: the token lacks {f'the scope {named}' if scopes else f'a permission ({category})'}",
-            remedy=f"add {named or 'it'} to the private app or service key; some data also needs a higher HubSpot plan",
-        )
-        self.scopes = tuple(scopes)
 
 
 class Portal:
@@ -78,7 +60,6 @@ class Portal:
         self._started: datetime | None = None
         self._calls = Pace(CALLS, 10, now=session.now, sleep=session.sleep)
         self._searches = Pace(SEARCHES, 1, now=session.now, sleep=session.sleep)
-        self.properties = cache(self._properties)
 
     # ── asking ────────────────────────────────────────────────────────────────────────────────────
 
@@ -94,16 +75,24 @@ class Portal:
         return "/".join(["", *parts, *rest])
 
     def fetch(self, ask: Ask) -> Answer:
-        """The JSON answer. Raises Refused, Forbidden, AuthError or TransientError."""
+        """The JSON answer. Raises Refused, Forbidden, AuthError, TransientError, or SourceError for an answer that is none of HubSpot's."""
         with self._searches if ask.url.endswith("/search") else nullcontext():
             response = self._signed(ask)
         self._note(response.headers)
         if not response.ok:
-            raise self._error(response)
+            raise refusal(self.place, _asked(ask), response)
         try:
             return Answer(json.loads(response.text) if response.content else {}, response.headers)
         except ValueError as error:
-            raise SourceError(f"{self.place}: the answer is not JSON", remedy="is this the address of HubSpot's API?") from error
+            raise misshapen(self.place, _asked(ask), "JSON") from error
+
+    def listed(self, ask: Ask, *keys: str) -> Answer:
+        """An answer with a list of `results`, each of which has these keys. Anything else is an error: it is not "nothing"."""
+        answer = self.fetch(ask)
+        found = answer.body.get("results") if isinstance(answer.body, dict) else None
+        if not isinstance(found, list) or not all(isinstance(one, dict) and all(key in one for key in keys) for one in found):
+            raise misshapen(self.place, _asked(ask), "list of results" if not keys else f"list of results with {' and '.join(keys)}")
+        return answer
 
     def _signed(self, ask: Ask) -> requests.Response:
         """The answer to a request with the token; an access token that expired under way is renewed once."""
@@ -123,7 +112,7 @@ class Portal:
                 json=ask.json,
                 headers={"Authorization": f"Bearer {token}", "Accept-Encoding": "gzip", "Accept": "application/json"},
                 repeatable=True,
-                final=_no_use_waiting,
+                final=no_use_waiting,
             )
 
     def _note(self, headers: Mapping[str, str]) -> None:
@@ -132,43 +121,25 @@ class Portal:
         if most := headers.get("X-HubSpot-RateLimit-Max", ""):
             self._calls.calls = max(1, int(int(most) * 0.95))
 
-    def _error(self, response: requests.Response) -> ConnectorError:
-        status = response.status_code
-        body = _body(response)
-        category = str(body.get("category") or "")
-        if status == 530:
-            return AuthError(f"{self.place}: the token is malformed", remedy="copy it whole; it begins with pat- and has no spaces")
-        if status == 401:
-            expired = category == "EXPIRED_AUTHENTICATION"
-            return AuthError(
-                f"{self.place}: the token {'has expired' if expired else 'is not known'}",
-                remedy="copy the access token of the private app or service key anew; a rotated or deleted one is dead",
-            )
-        if status == 403:
-            return Forbidden(self.place, _scopes(body), category)
-        if status == 477:
-            return TransientError(f"{self.place}: the portal is being moved between data centres", remedy="run again tomorrow")
-        if status == 429 and _daily(body):
-            return TransientError(
-                f"{self.place}: the day's calls are used up", remedy="the count starts anew at midnight of the portal's time zone; run then"
-            )
-        if status == 429 or status >= 500:
-            return TransientError(f"{self.place}: {status}", remedy="the next run tries again")
-        return Refused(self.place, status, category)
-
     # ── the portal ────────────────────────────────────────────────────────────────────────────────
 
     @cached_property
     def details(self) -> Mapping[str, Any]:
-        """Portal id, time zone, currency; also finds out which version of the paths the portal knows."""
+        """Portal id, time zone, currencies; also finds out which version of the paths the portal knows."""
         try:
-            found: Mapping[str, Any] = self.fetch(Ask(self.path("account-info", "details"))).body
+            return self._details()
         except Refused as refused:
             if refused.status != 404 or self.version == LEGACY:
                 raise
             log.info("%s does not know version %s; using the v3 paths", self.place, self.version)
             self.version = LEGACY
-            found = self.fetch(Ask(self.path("account-info", "details"))).body
+            return self._details()
+
+    def _details(self) -> Mapping[str, Any]:
+        ask = Ask(self.path("account-info", "details"))
+        found = self.fetch(ask).body
+        if not isinstance(found, dict) or "portalId" not in found:
+            raise misshapen(self.place, _asked(ask), "portalId")
         return found
 
     @property
@@ -179,21 +150,17 @@ class Portal:
         assert self._started is not None
         return self._started
 
-    def _properties(self, kind: str) -> Mapping[str, Mapping[str, Any]] | None:
-        """Definitions by name; None when the token may not see the object type."""
-        try:
-            return self.fetch_properties(kind)
-        except Forbidden:
-            return None
+    def properties(self, kind: str) -> Mapping[str, Mapping[str, Any]]:
+        """Definitions of an object type's properties, by name."""
+        return {one["name"]: one for one in self.listed(Ask(self.path("crm/properties", kind)), "name", "type").body["results"]}
 
-    def fetch_properties(self, kind: str) -> Mapping[str, Mapping[str, Any]]:
-        """As `properties`, but raises Forbidden, which names the missing scope."""
-        return {one["name"]: one for one in self.fetch(Ask(self.path("crm/properties", kind))).body["results"]}
-
-    def results(self, path: str, **params: str) -> Iterator[Record]:
-        """Everything of a small list."""
-        for part in walk(self.fetch, Ask(path, params), _AFTER, place=self.place, records="results"):
+    def results(self, path: str, *keys: str, **params: str) -> Iterator[Record]:
+        """Everything of a small list, each with these keys."""
+        for part in self._walk(Ask(path, params), *keys):
             yield from part.records
+
+    def _walk(self, ask: Ask, *keys: str) -> Iterator[Part]:
+        return walk(lambda one: self.listed(one, *keys), ask, _AFTER, place=f"{self.place}: {_asked(ask)}", records="results")
 
     # ── objects ───────────────────────────────────────────────────────────────────────────────────
 
@@ -218,7 +185,7 @@ class Portal:
             **({"propertiesWithHistory": history} if history else {}),
             **({"associations": ",".join(associations)} if associations else {}),
         }
-        for part in walk(self.fetch, Ask(self.path("crm/objects", kind), params), _AFTER, place=self.place, records="results"):
+        for part in self._walk(Ask(self.path("crm/objects", kind), params), "id", "properties"):
             yield self._with_all(kind, part, properties) if many else part
 
     def _with_all(self, kind: str, part: Part, properties: Sequence[str]) -> Part:
@@ -232,45 +199,48 @@ class Portal:
         for start in range(0, len(ids), size):
             body = {"inputs": [{"id": one} for one in ids[start : start + size]], "properties": list(properties)}
             body |= {"propertiesWithHistory": [history] if history else []}
-            yield from self.fetch(Ask(self.path("crm/objects", kind, "batch/read"), method="POST", json=body)).body["results"]
+            ask = Ask(self.path("crm/objects", kind, "batch/read"), method="POST", json=body)
+            yield from self.listed(ask, "id", "properties").body["results"]
 
-    def search(self, kind: str, modified: str, since: datetime, properties: Sequence[str]) -> Iterator[list[Record]]:
-        """What changed since then, by ascending id: every page a search of its own, so that no cap and no moving order bites."""
+    def search(self, kind: str, groups: Sequence[Sequence[Filter]], properties: Sequence[str]) -> Iterator[list[Record]]:
+        """What meets all filters of one of the groups, by ascending id: every page a search of its own, so that no cap and no moving
+        order bites.
+        """
         last = 0
         while True:
-            filters = [
-                {"propertyName": modified, "operator": "GTE", "value": str(int(since.timestamp() * 1000))},
-                {"propertyName": "hs_object_id", "operator": "GT", "value": str(last)},
-            ]
-            body = {
-                "filterGroups": [{"filters": filters}],
-                "sorts": [{"propertyName": "hs_object_id", "direction": "ASCENDING"}],
-                "properties": list(properties),
-                "limit": SEARCH_PAGE,
-            }
-            answer = self.fetch(Ask(self.path("crm/objects", kind, "search"), method="POST", json=body)).body
-            found = answer["results"]
+            beyond = compared("hs_object_id", "GT", last)
+            found, total = self._found(kind, [[*group, beyond] for group in groups], "ASCENDING", SEARCH_PAGE, properties)
             if not found:
                 return
             if int(found[0]["id"]) <= last:
                 raise SourceError(f"{self.place}: a search by id went backwards", remedy="run again; if it stays, report it to HubSpot")
             last = max(int(one["id"]) for one in found)
             yield found
-            if int(answer["total"]) <= len(found):
+            if total <= len(found):
                 return
 
     def extent(self, kind: str, after: int, last: int | None) -> tuple[int, int]:
         """How many objects there are beyond `after` and up to `last`, about, and the highest of their ids."""
         bounds = [("GT", after), *([("LTE", last)] if last is not None else [])]
-        filters = [{"propertyName": "hs_object_id", "operator": operator, "value": str(bound)} for operator, bound in bounds]
+        filters = [compared("hs_object_id", operator, bound) for operator, bound in bounds]
+        found, total = self._found(kind, [filters], "DESCENDING", 1, ())
+        return total, int(found[0]["id"]) if found else 0
+
+    def _found(
+        self, kind: str, groups: Sequence[Sequence[Filter]], direction: str, limit: int, properties: Sequence[str]
+    ) -> tuple[list[Record], int]:
+        """The first page of a search by id, and how many it is of."""
         body = {
-            "filterGroups": [{"filters": filters}],
-            "sorts": [{"propertyName": "hs_object_id", "direction": "DESCENDING"}],
-            "properties": [],
-            "limit": 1,
+            "filterGroups": [{"filters": list(filters)} for filters in groups],
+            "sorts": [{"propertyName": "hs_object_id", "direction": direction}],
+            "properties": list(properties),
+            "limit": limit,
         }
-        answer = self.fetch(Ask(self.path("crm/objects", kind, "search"), method="POST", json=body)).body
-        return int(answer["total"]), int(answer["results"][0]["id"]) if answer["results"] else 0
+        ask = Ask(self.path("crm/objects", kind, "search"), method="POST", json=body)
+        answer = self.listed(ask, "id", "properties").body
+        if not isinstance(answer.get("total"), int):
+            raise misshapen(self.place, _asked(ask), "total")
+        return answer["results"], answer["total"]
 
     def associated(self, start: str, to: str, ids: Sequence[str]) -> dict[str, list[str]]:
         """Every associated id of each object, however many, in order of id."""
@@ -279,7 +249,7 @@ class Portal:
         path = self.path("crm/associations", start, to, "batch/read")
         while waiting:
             now, waiting = waiting[:ASSOCIATIONS_BATCH], waiting[ASSOCIATIONS_BATCH:]
-            for one in self.fetch(Ask(path, method="POST", json={"inputs": now})).body["results"]:
+            for one in self.listed(Ask(path, method="POST", json={"inputs": now}), "from", "to").body["results"]:
                 mine = found.setdefault(str(one["from"]["id"]), {})
                 before = len(mine)
                 mine.update(dict.fromkeys(str(to["toObjectId"]) for to in one["to"]))
@@ -311,23 +281,11 @@ def typed(value: str | None, kind: str) -> Any:
     return value
 
 
-def _body(response: requests.Response) -> Mapping[str, Any]:
-    """Errors may be JSON, HTML or empty."""
-    try:
-        body = response.json()
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
+def compared(name: str, operator: str, value: datetime | int) -> Filter:
+    """A filter of a search; instants are milliseconds there."""
+    number = int(value.timestamp() * 1000) if isinstance(value, datetime) else value
+    return {"propertyName": name, "operator": operator, "value": str(number)}
 
 
-def _daily(body: Mapping[str, Any]) -> bool:
-    return "DAILY" in str(body.get("policyName") or "").upper()
-
-
-def _no_use_waiting(response: requests.Response) -> bool:
-    return response.status_code in (477, 530) or (response.status_code == 429 and _daily(_body(response)))
-
-
-def _scopes(body: Mapping[str, Any]) -> list[str]:
-    contexts = [body.get("context"), *(one.get("context") for one in body.get("errors") or () if isinstance(one, dict))]
-    return [str(scope) for context in contexts if isinstance(context, dict) for scope in context.get("requiredGranularScopes") or ()]
+def _asked(ask: Ask) -> str:
+    return f"{ask.method} {ask.url}"

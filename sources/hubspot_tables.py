@@ -4,23 +4,35 @@
 
 * A deal's outcome comes from its stage's metadata; for a stage that no longer exists, from `hs_is_closed` and `hs_is_closed_won`.
 * `closedate` is the plan while a deal is open, and the closing moment afterwards: HubSpot overwrites the one with the other.
-* A date a person picks is midnight of the portal's time zone; it is turned back into that day.
+* A date a person picks is midnight of the portal's time zone; it is turned back into that day, which it stays in every other zone.
+* A lead has become a deal when it is associated with one and does not stand in a stage for disqualified leads.
+* An activity that will not take place is neither due nor done; a call that nobody answered was made.
+* What the source itself puts into a record keeps its name; a property of the portal's that has the same one is `properties.<name>`.
 * Owners, companies, contacts and products are linked by id: a renamed one does not touch the deals, and must not be stale in them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Final
 
 #: ids, whatever type HubSpot says they have: a number would lose digits
 IDS: Final = frozenset({"hs_primary_associated_company", "associatedcompanyid", "hs_object_id", "hs_product_id", "hubspot_owner_id"})
+#: keys of a record that are the source's own, in lower case
+OWN: Final = frozenset({"id", "createdat", "history", "contact_id", "deal_id", "lead_id", "kind", "subject", "due", "done"})
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table of ours read from one object type. `links` are associations a record gets as `<name>_id`: column → object type."""
+    """One table of ours read from one object type. `links` are associations a record gets as `<name>_id`: column → object type.
+
+    Records without the link `parent` are left out. Without the properties in `needed` the table makes no sense; those in `optional`
+    a portal in order may lack.
+    """
 
     entity: str
     kind: str
@@ -28,11 +40,14 @@ class Table:
     columns: Mapping[str, str]
     links: tuple[tuple[str, str], ...] = ()
     modified: str = "hs_lastmodifieddate"
+    parent: str | None = None
+    needed: frozenset[str] = frozenset()
+    optional: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A stage as a pipeline's metadata has it."""
+    """A stage as a pipeline's metadata has it. Labels are unlike: of pipelines in the portal, of stages in their pipeline."""
 
     pipeline: str
     pipeline_label: str
@@ -41,6 +56,7 @@ class Stage:
     order: int
     probability: float | None
     closed: bool
+    state: str = ""
 
     @property
     def won(self) -> bool:
@@ -49,6 +65,22 @@ class Stage:
     @property
     def lost(self) -> bool:
         return self.closed and not self.won
+
+    @property
+    def outcome(self) -> str:
+        return "won" if self.won else "lost" if self.closed else "open"
+
+    @property
+    def qualified(self) -> bool:
+        """Of leads: by the state in the metadata, else the end with a probability of 1, else the id every portal begins with."""
+        return self.state == "QUALIFIED" if self.state else self.won or self.id == "qualified-stage-id"
+
+    @property
+    def disqualified(self) -> bool:
+        """Of leads, told in the same way."""
+        if self.state:
+            return self.state in ("UNQUALIFIED", "DISQUALIFIED")
+        return (self.closed and self.probability == 0.0) or self.id == "unqualified-stage-id"
 
 
 DEALS: Final = Table(
@@ -70,22 +102,25 @@ DEALS: Final = Table(
         "is_existing_customer": "case dealtype when 'existingbusiness' then 1 when 'newbusiness' then 0 else null end",
         "lost_reason": "closed_lost_reason",
         "next_step": "hs_next_step",
-        "created_at": "createdate",
+        "created_at": "coalesce(createdate, createdAt)",
         "stage_entered_at": "hs_v2_date_entered_current_stage",
         "last_activity_at": "notes_last_updated",
         "next_activity_at": "notes_next_activity_date",
         "modified_at": "hs_lastmodifieddate",
     },
     links=(("contact_id", "contacts"),),
+    needed=frozenset({"dealstage", "pipeline", "closedate", "amount", "createdate", "hs_lastmodifieddate", "hubspot_owner_id"}),
+    optional=frozenset({"deal_currency_code"}),
 )  # fmt: skip
 
+CURRENT_STAGE: Final = "hs_v2_date_entered_current_stage"
 SIMPLE: Final = (
     Table(
         "leads",
         "leads",
         (
-            "hs_lead_name", "hs_associated_company_name", "hubspot_owner_id", "hs_pipeline_stage", "hs_lead_source", "hs_createdate",
-            "hs_v2_date_entered_current_stage", "hs_lastmodifieddate",
+            "hs_lead_name", "hs_associated_company_name", "hubspot_owner_id", "hs_pipeline", "hs_pipeline_stage", "hs_lead_source",
+            "hs_createdate", CURRENT_STAGE, "hs_lastmodifieddate",
         ),
         {
             "lead_id": "id",
@@ -93,12 +128,12 @@ SIMPLE: Final = (
             "company": "hs_associated_company_name",
             "owner_id": "hubspot_owner_id",
             "lead_source": "hs_lead_source",
-            "created_at": "hs_createdate",
-            "converted_at": "case when (deal_id is not null) then hs_v2_date_entered_current_stage else null end",
+            "created_at": "coalesce(hs_createdate, createdAt)",
             "deal_id": "deal_id",
             "modified_at": "hs_lastmodifieddate",
         },
         links=(("deal_id", "deals"),),
+        optional=frozenset({"hs_lead_source", "hs_pipeline"}),
     ),
     Table(
         "accounts",
@@ -139,6 +174,7 @@ SIMPLE: Final = (
             "modified_at": "hs_lastmodifieddate",
         },
         links=(("deal_id", "deals"),),
+        parent="deal_id",  # there are those of quotes and carts, and those that outlived their deal
     ),
 )  # fmt: skip
 
@@ -175,7 +211,46 @@ STAGES: Final = {
     "is_won": "is_won",
     "is_lost": "is_lost",
 }
-RATES: Final = {"currency": "fromCurrencyCode", "valid_from": "valid_from", "rate": "rate", "modified_at": "updatedAt"}
+RATES: Final = {
+    "currency": "fromCurrencyCode",
+    "to_currency": "toCurrencyCode",
+    "valid_from": "valid_from",
+    "rate": "rate",
+    "modified_at": "updatedAt",
+}
+#: every table this source can give, in its order
+GIVEN: Final = (
+    "deals", "stages", "stage_entries", "owners", "leads", "accounts", "contacts", "products", "deal_products", "activities", "rates",
+)  # fmt: skip
+
+
+def kept_as(name: str) -> str:
+    """The key of a record under which a property is found."""
+    return f"properties.{name}" if name.lower() in OWN else name
+
+
+def leads(table: Table, stages: Sequence[Stage], known: Iterable[str]) -> Table:
+    """The table of leads in a portal with these stages and properties: it knows when a lead became a deal.
+
+    That is when it entered a stage for qualified leads, else its present stage, else, where the portal tells neither, its last change.
+    """
+    known = sorted(known)
+    dates = list(dict.fromkeys(name for stage in stages if stage.qualified for name in entered(stage.id, known)))
+    otherwise = CURRENT_STAGE if CURRENT_STAGE in known else table.modified
+    moment = f"coalesce(least({', '.join(dates)}), {otherwise})" if dates else otherwise
+    out = sorted({text(stage.id) for stage in stages if stage.disqualified})
+    still = f" and coalesce(hs_pipeline_stage not in ({', '.join(out)}), true)" if out else ""
+    status = by_stage(stages, lambda stage: text(stage.label), "hs_pipeline_stage", columns=("hs_pipeline", "hs_pipeline_stage"))
+    converted = f"case when deal_id is not null{still} then {moment} else null end"
+    columns = {**table.columns, "status": status, "converted_at": converted}
+    return replace(table, properties=(*table.properties, *dates), columns=columns)
+
+
+def entered(stage: str, known: Iterable[str]) -> list[str]:
+    """The properties that tell when a stage was last entered. What is no letter or digit is `_`, and a number of HubSpot's follows."""
+    plain = re.escape(f"hs_v2_date_entered_{re.sub(r'[^0-9A-Za-z]', '_', stage)}")
+    pattern = re.compile(plain if stage.isalnum() else rf"{plain}(?:_\d+)?", re.IGNORECASE)
+    return [name for name in known if pattern.fullmatch(name)]
 
 
 def labelled(name: str, labels: Iterable[tuple[str, str]], otherwise: str | None = None) -> str:
@@ -187,17 +262,27 @@ def labelled(name: str, labels: Iterable[tuple[str, str]], otherwise: str | None
     return f"case {name} {whens} else {otherwise or name} end"
 
 
-def status(stages: Iterable[Stage]) -> str:
-    """SQL for open, won or lost: by the stage, else by what the deal says of itself."""
-    known = {outcome: [stage.id for stage in stages if getattr(stage, outcome)] for outcome in ("won", "lost")}
-    open_ones = [stage.id for stage in stages if not stage.closed]
+def by_stage(
+    stages: Sequence[Stage], shown: Callable[[Stage], str], otherwise: str, *, columns: tuple[str, str] = ("pipeline", "dealstage")
+) -> str:
+    """SQL for something of the stage a record is in. An id that several pipelines have is told apart by the pipeline."""
+    pipeline, name = columns
+    homes = Counter(stage.id for stage in stages)
+    first: dict[str, Stage] = {}
+    for stage in stages:
+        first.setdefault(stage.id, stage)
+    shared = sorted((stage for stage in stages if homes[stage.id] > 1), key=lambda stage: (stage.id, stage.pipeline))
     whens = [
-        f"when dealstage in ({', '.join(map(text, sorted(ids)))}) then {text(word)}"
-        for word, ids in (*known.items(), ("open", open_ones))
-        if ids
+        *(f"when {pipeline} = {text(one.pipeline)} and {name} = {text(one.id)} then {shown(one)}" for one in shared),
+        *(f"when {name} = {text(one.id)} then {shown(one)}" for one in sorted(first.values(), key=lambda stage: stage.id)),
     ]
+    return f"case {' '.join(whens)} else {otherwise} end" if whens else otherwise
+
+
+def status(stages: Sequence[Stage]) -> str:
+    """SQL for open, won or lost: by the stage, else by what the deal says of itself."""
     own = "when cast(hs_is_closed_won as boolean) then 'won' when cast(hs_is_closed as boolean) then 'lost'"
-    return f"case {' '.join([*whens, own])} else 'open' end"
+    return by_stage(stages, lambda stage: text(stage.outcome), f"case {own} else 'open' end")
 
 
 def local_day(name: str, zone: str) -> str:
@@ -205,21 +290,33 @@ def local_day(name: str, zone: str) -> str:
     return f"cast(timezone({text(zone)}, cast({name} as timestamptz)) as date)"
 
 
-def activity(record: Mapping[str, Any], kind: str) -> dict[str, Any]:
+def picked(name: str, zone: str) -> str:
+    """SQL for a moment that may be a day somebody picked: the portal's midnight is that day's midnight everywhere, so it loses its zone."""
+    midnight = f"cast({local_day(name, zone)} as timestamp)"
+    is_one = f"timezone({text(zone)}, {midnight}) = cast({name} as timestamptz)"
+    return f"case when {is_one} then strftime({midnight}, '%Y-%m-%dT%H:%M:%S') else {name} end"
+
+
+def activity(record: Mapping[str, Any], kind: str, now: datetime) -> dict[str, Any]:
     """Kind, subject, due and done of an engagement."""
     at = record.get("hs_timestamp")
+    never = {"due": None, "done": None}
     if kind == "tasks":
         what = {"CALL": "call", "EMAIL": "email"}.get(str(record.get("hs_task_type") or ""), "task")
         done = record.get("hs_task_completion_date") or at if record.get("hs_task_status") == "COMPLETED" else None
         return {"kind": what, "subject": record.get("hs_task_subject"), "due": at, "done": done}
     if kind == "calls":
-        planned = record.get("hs_call_status") in ("SCHEDULED", "QUEUED")
-        return {"kind": "call", "subject": record.get("hs_call_title"), "due": at, "done": None if planned else at}
+        status = record.get("hs_call_status")
+        times = never if status == "CANCELED" else {"due": at, "done": None if status in ("SCHEDULED", "QUEUED") else at}
+        return {"kind": "call", "subject": record.get("hs_call_title"), **times}
     if kind == "meetings":
-        held = record.get("hs_meeting_outcome") == "COMPLETED"
-        return {"kind": "meeting", "subject": record.get("hs_meeting_title"), "due": at, "done": at if held else None}
-    sent = record.get("hs_email_status") in ("SENT", None)
-    return {"kind": "email", "subject": record.get("hs_email_subject"), "due": at, "done": at if sent else None}
+        outcome = record.get("hs_meeting_outcome")
+        over = outcome == "COMPLETED" or (outcome != "SCHEDULED" and at is not None and datetime.fromisoformat(at) <= now)
+        times = never if outcome in ("CANCELED", "RESCHEDULED", "NO_SHOW") else {"due": at, "done": at if over else None}
+        return {"kind": "meeting", "subject": record.get("hs_meeting_title"), **times}
+    status = record.get("hs_email_status")
+    times = never if status in ("FAILED", "BOUNCED") else {"due": at, "done": at if status in ("SENT", None) else None}
+    return {"kind": "email", "subject": record.get("hs_email_subject"), **times}
 
 
 def text(value: str) -> str:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -91,19 +92,33 @@ Explain = Callable[[str, str], AuthError]
 
 
 class OAuth:
-    """Hands out one access token, and a new one when the old is dead; safe to share between threads."""
+    """Hands out one access token, and a new one when the old is dead; safe to share between threads.
+
+    `former` is where the service may still have its token endpoint if `url` is unknown there. `rotates` says that the service may replace a
+    refresh token when it is used: asking once more after a lost answer would then spend it twice, which ends the grant.
+    """
 
     def __init__(
-        self, grant: ClientCredentials | JwtBearer | RefreshToken, url: str, session: Session, *, place: str, explain: Explain
+        self,
+        grant: ClientCredentials | JwtBearer | RefreshToken,
+        url: str,
+        session: Session,
+        *,
+        place: str,
+        explain: Explain,
+        former: str | None = None,
+        rotates: bool = True,
     ) -> None:
         self._grant = grant
         self._url = url
         self._session = session
         self._place = place
         self._explain = explain
+        self._former = former
+        self._repeatable = not (rotates and isinstance(grant, RefreshToken))
         self._lock = threading.Lock()
         self._token: AccessToken | None = None
-        self._file = _rotation_file(grant, session.folder)
+        self._file = _rotation_file(grant, session.shared or session.folder)
 
     def token(self) -> AccessToken:
         """The token in use. Raises AuthError when there is none to be had."""
@@ -135,10 +150,22 @@ class OAuth:
 
     def _kept(self) -> str:
         text = self._file.read() if isinstance(self._grant, RefreshToken) else ""
-        return str(json.loads(text)["refresh_token"]) if text else ""
+        try:
+            return str(json.loads(text)["refresh_token"]) if text else ""
+        except (ValueError, KeyError, TypeError) as error:
+            assert self._file.file is not None
+            raise AuthError(
+                f"{self._place}: the refresh token kept in {self._file.file.name} is damaged",
+                remedy="sign in again, put the new token into auth.refresh_token, and remove that file from the data folder's plugins",
+            ) from error
 
     def _answer(self, form: Mapping[str, str]) -> dict[str, Any]:
-        response = self._session.ask("POST", self._url, where=self._place, data=form, headers={"Accept": "application/json"})
+        response = self._session.ask(
+            "POST", self._url, where=self._place, data=form, headers={"Accept": "application/json"}, repeatable=self._repeatable
+        )
+        if response.status_code == HTTPStatus.NOT_FOUND and self._former:
+            self._url, self._former = self._former, None
+            return self._answer(form)
         try:
             answer = response.json()
         except ValueError:
@@ -155,7 +182,9 @@ class OAuth:
 
 
 def _rotation_file(grant: ClientCredentials | JwtBearer | RefreshToken, folder: Path | None) -> SecretFile:
-    """Where a rotated token is kept: named after the configured one, so that a new one in YAML starts afresh."""
+    """Where a rotated token is kept: named after the configured one, so that a new one in YAML starts afresh, and in one place for all flows
+    that name it: two copies would each spend the other's.
+    """
     if folder is None or not isinstance(grant, RefreshToken):
         return SecretFile(None)
     name = hashlib.sha256(grant.refresh_token.get_secret_value().encode()).hexdigest()[:16]

@@ -4,107 +4,52 @@
     with serve(portal) as running:
         ...                                  # running.url("hubspot"), token "pat-sandbox"
 
-Both path families answer: `/crm/objects/2026-09/deals` and `/crm/v3/objects/deals`. The server's clock is the company's. What a test may turn
-is in `Setup`; caps are small numbers there when traps shall bite early.
+Both path families answer: `/crm/objects/2026-09/deals` and `/crm/v3/objects/deals`. The server's clock is the company's. What a test may
+turn is in `Setup`; caps are small numbers there when traps shall bite early.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from connector.sandbox.company import HOME, Company
-from connector.sandbox.hubspot_objects import (
-    STRIDE,
-    TYPES,
-    Kind,
-    Portal,
-    exchange_rates,
-    hs_id,
-    instant,
-    number_of,
-    owner_id,
-    pipeline_id,
-)
-from connector.sandbox.hubspot_search import comparable, error, matches
-from connector.sandbox.hubspot_settings import lead_pipeline, owner, pipeline, properties
+from connector.sandbox.hubspot_door import Door, not_found
+from connector.sandbox.hubspot_objects import STRIDE, TYPES, Kind, Portal, exchange_rates, hs_id, instant, number_of, owner_id, pipeline_id
+from connector.sandbox.hubspot_search import MOST_RESULTS, comparable, error, groups_of, ids_of, invalid, json_of, matches, number, sorts_of
+from connector.sandbox.hubspot_settings import lead_pipeline, owner, pipeline, pipelines, properties
+from connector.sandbox.hubspot_setup import SCOPES, Setup
 from connector.sandbox.server import Refusal, Request, Response, Route, Service, reply
 
+__all__ = ["SCOPES", "HubSpotPortal", "Setup"]
+
 NAMES: Final = {number: name for name, (number, _) in TYPES.items()} | {name: name for name in TYPES}
-SCOPES: Final = {
-    "deals": "crm.objects.deals.read",
-    "companies": "crm.objects.companies.read",
-    "contacts": "crm.objects.contacts.read",
-    "leads": "crm.objects.leads.read",
-    "line_items": "crm.objects.line_items.read",
-    "products": "e-commerce",
-    "calls": "crm.objects.contacts.read",
-    "meetings": "crm.objects.contacts.read",
-    "tasks": "crm.objects.contacts.read",
-    "emails": "crm.objects.contacts.read",
-    "owners": "crm.objects.owners.read",
-    "currencies": "settings.currencies.read",
-}
 LABELS: Final = {
     ("deals", "companies"): ((5, "Primary"), (341, None)),
     ("deals", "contacts"): ((3, None),),
     ("deals", "line_items"): ((19, None),),
 }
-LONGEST_ADDRESS: Final = 16_000
-
-
-@dataclass(slots=True)
-class Setup:
-    """How this portal is set up and how far its limits go. Limits of calls hold by the company's clock; None: there is none."""
-
-    token: str = "pat-sandbox"  # noqa: S105  everybody may enter the sandbox
-    client_id: str = "sandbox-client"
-    client_secret: str = "sandbox-secret"  # noqa: S105
-    refresh_token: str = "refresh-0"  # noqa: S105
-    oauth_seconds: int = 1_800
-    scopes: frozenset[str] = frozenset(SCOPES.values())
-    versions: frozenset[str] = frozenset({"2026-03", "2026-09", "v3"})
-    time_zone: str = "Europe/Berlin"
-    portal: int = 147_893_286
-    multi_currency: bool = True
-    page_size: int = 100
-    history_page_size: int = 50
-    history_rows: int = 1_000
-    search_page_size: int = 200
-    search_cap: int = 10_000
-    index_lag: float = 0
-    own_cursors_only: bool = False
-    associations_inline: int = 100
-    association_page: int = 500
-    archived_days: int = 90
-    calls_per_10_seconds: int | None = None
-    searches_per_second: int | None = None
-    daily_calls: int | None = None
-    retry_after: bool = False
+MOST_LISTED: Final = 100
+MOST_WITH_HISTORY: Final = 50
 
 
 class HubSpotPortal(Service):
-    """One portal, one service. `calls` counts the day's requests."""
+    """One portal, one service."""
 
     name = "hubspot"
 
     def __init__(self, company: Company, setup: Setup | None = None) -> None:
         self.company = company
         self.setup = setup or Setup()
-        self.calls = 0
-        self.searches = 0
         self.now: Callable[[], datetime] = lambda: company.now
+        self.door = Door(self.setup, self.now)
         self._cursors: set[int] = set()
-        self._access: dict[str, datetime] = {}
-        self._recent: deque[datetime] = deque()
-        self._recent_searches: deque[datetime] = deque()
         self._found: tuple[str, list[Any]] = ("", [])
         self._lock = threading.RLock()
         self._portal: Portal | None = None
@@ -112,13 +57,13 @@ class HubSpotPortal(Service):
     @property
     def portal(self) -> Portal:
         if self._portal is None or self._portal.zone.key != self.setup.time_zone:
-            self._portal = Portal(self.company, self.setup.time_zone)
+            self._portal = Portal(self.company, self.setup)
         return self._portal
 
     def routes(self) -> Iterable[Route]:
         objects = r"(?:/crm/objects/(?P<version>20\d\d-\d\d(?:-beta)?)|/crm/v3/objects)/(?P<type>[\w-]+)"
         associations = r"(?:/crm/associations/(?P<version>20\d\d-\d\d)|/crm/v4/associations)/(?P<from>[\w-]+)/(?P<to>[\w-]+)/batch/read"
-        yield "POST", r"/oauth/(?:(?P<version>20\d\d-\d\d)|v1)/token", self.oauth
+        yield "POST", r"/oauth/(?:(?P<version>20\d\d-\d\d)|v1)/token", self.door.oauth
         for method, pattern, handler in (
             ("GET", objects + r"/?", self.list_objects),
             ("POST", objects + r"/search/?", self.search),
@@ -140,125 +85,57 @@ class HubSpotPortal(Service):
 
     def refuse(self, status: int, message: str) -> Response:
         if status == 404:
-            return Response(404, b"<html>Not found</html>", {"Content-Type": "text/html"})
+            return not_found()
         return error(status, {401: "INVALID_AUTHENTICATION", 429: "RATE_LIMITS"}.get(status, "INTERNAL_ERROR"), message)
-
-    # ── letting in ────────────────────────────────────────────────────────────────────────────────
-
-    def oauth(self, request: Request) -> Response:
-        form, setup = request.form(), self.setup
-        known = (form.get("client_id"), form.get("client_secret")) == (setup.client_id, setup.client_secret)
-        if form.get("grant_type") != "refresh_token" or not known or form.get("refresh_token") != setup.refresh_token:
-            return reply(
-                {"error": "invalid_grant", "error_description": "missing or invalid refresh token", "status": "BAD_REFRESH_TOKEN"}, 400
-            )
-        token = f"CJsandbox{len(self._access)}"
-        self._access[token] = self.now() + timedelta(seconds=setup.oauth_seconds)
-        return reply(
-            {"access_token": token, "refresh_token": setup.refresh_token, "expires_in": setup.oauth_seconds, "token_type": "bearer"}
-        )
 
     def expire_tokens(self) -> None:
         """Every OAuth token given so far is dead."""
-        self._access = dict.fromkeys(self._access, self.company.start)
+        self.door.expire_tokens()
 
     def _guarded(self, handler: Callable[[Request], Response]) -> Callable[[Request], Response]:
         def guarded(request: Request) -> Response:
             with self._lock:
                 try:
-                    self._admit(request)
+                    self.door.admit(request)
                     answer = handler(request)
                 except Refusal as refused:
                     answer = refused.response
-            headers = {"Date": format_datetime(self.now().astimezone(UTC), usegmt=True)}
-            if not request.path.endswith("/search") and self.setup.calls_per_10_seconds:
-                limit = self.setup.calls_per_10_seconds
-                headers |= {
-                    "X-HubSpot-RateLimit-Interval-Milliseconds": "10000",
-                    "X-HubSpot-RateLimit-Max": str(limit),
-                    "X-HubSpot-RateLimit-Remaining": str(limit - len(self._recent)),
-                }
+            headers = {"Date": format_datetime(self.now().astimezone(UTC), usegmt=True), **self.door.headers(request)}
             return Response(answer.status, answer.body, {**answer.headers, **headers})
 
         return guarded
 
-    def _admit(self, request: Request) -> None:
-        version = request.args.get("version") or "v3"
-        if version not in self.setup.versions:
-            raise Refusal(Response(404, b"<html>Not found</html>", {"Content-Type": "text/html"}))
-        if "hapikey" in request.query:
-            request.violate("?hapikey= is dead")
-        self._check_token(request.headers.get("Authorization", ""))
-        if len(request.path) + len(request.raw_query) > LONGEST_ADDRESS:
-            raise Refusal(Response(414, b"<html>Request-URI Too Large</html>", {"Content-Type": "text/html"}))
-        if self.setup.daily_calls is not None and self.calls >= self.setup.daily_calls:
-            raise Refusal(self._limited("DAILY", "You have reached your daily limit.", None))
-        self.calls += 1
-        search = request.path.endswith("/search")
-        if search:
-            self.searches += 1
-            self._limit(self._recent_searches, self.setup.searches_per_second, 1, "SECONDLY", "secondly")
-        self._limit(self._recent, self.setup.calls_per_10_seconds, 10, "TEN_SECONDLY_ROLLING", "ten_secondly_rolling")
-
-    def _check_token(self, header: str) -> None:
-        scheme, _, token = header.partition(" ")
-        if not header:
-            raise Refusal(error(401, "INVALID_AUTHENTICATION", "Authentication credentials not found."))
-        if scheme != "Bearer" or not token or not all(char.isalnum() or char in "-._~+/=" for char in token):
-            raise Refusal(Response(530, b"<html>error code: 1016</html>", {"Content-Type": "text/html"}))
-        if token == self.setup.token:
-            return
-        if token not in self._access:
-            raise Refusal(error(401, "INVALID_AUTHENTICATION", "Authentication credentials not found."))
-        if self._access[token] <= self.now():
-            raise Refusal(error(401, "EXPIRED_AUTHENTICATION", "The OAuth token used to make this call expired 3 hour(s) ago."))
-
-    def _limit(self, recent: deque[datetime], calls: int | None, seconds: int, policy: str, name: str) -> None:
-        if calls is None:
-            return
-        now = self.now()
-        while recent and (now - recent[0]).total_seconds() >= seconds:
-            recent.popleft()
-        if len(recent) >= calls:
-            raise Refusal(self._limited(policy, f"You have reached your {name} limit.", seconds))
-        recent.append(now)
-
-    def _limited(self, policy: str, message: str, wait: int | None) -> Response:
-        answer = error(429, "RATE_LIMITS", message, errorType="RATE_LIMIT", policyName=policy)
-        more = {"Retry-After": str(wait)} if wait and self.setup.retry_after else {}
-        return Response(429, answer.body, {**answer.headers, **more})
-
-    def _scope(self, name: str) -> None:
-        scope = SCOPES[name]
-        if scope not in self.setup.scopes:
-            message = "This app hasn't been granted all required scopes to make this call."
-            details = [{"message": "One or more of the following scopes are required.", "context": {"requiredGranularScopes": [scope]}}]
-            raise Refusal(error(403, "MISSING_SCOPES", message, errors=details))
-
     # ── objects ───────────────────────────────────────────────────────────────────────────────────
 
     def _kind(self, name: str) -> Kind:
+        """An object type whose objects the token may read. Raises Refusal."""
+        kind = self._type(name)
+        self.door.may_read(kind.name)
+        return kind
+
+    def _type(self, name: str) -> Kind:
         if name not in NAMES:
             raise Refusal(error(400, "VALIDATION_ERROR", f"Unable to infer object type from: {name}"))
-        self._scope(NAMES[name])
         return self.portal.kinds[NAMES[name]]
 
     def list_objects(self, request: Request) -> Response:
         kind = self._kind(request.args["type"])
         asked = _multiple(request.raw_query)
         history = asked.get("propertiesWithHistory", [])
-        limit = int(request.query.get("limit", 10))
-        most = self.setup.history_page_size if history else self.setup.page_size
-        if not 0 < limit <= (50 if history else 100):
-            raise Refusal(error(400, "VALIDATION_ERROR", f"limit must be at most {50 if history else 100}"))
-        limit = min(limit, most)
-        after = int(request.query.get("after", "0"))
+        most = MOST_WITH_HISTORY if history else MOST_LISTED
+        limit = number(request.query.get("limit"), "limit", 10)
+        if not 0 < limit <= most:
+            raise invalid(f"limit must be at most {most}")
+        limit = min(limit, self.setup.history_page_size if history else self.setup.page_size)
+        after = number(request.query.get("after"), "after", 0)
         if self.setup.own_cursors_only and after and after not in self._cursors:
             raise Refusal(error(400, "VALIDATION_ERROR", "The after token is not valid."))
+        for to in asked.get("associations", ()):
+            self._kind(to)
         archived = request.query.get("archived") == "true"
         page: list[Any] = []
         for record in self._from(kind, after):
-            if self._archived(record) == archived and not (archived and self._purged(record)):
+            if (kind.gone(record) is not None) == archived and not (archived and self._purged(kind, record)):
                 page.append(record)
                 if len(page) > limit:
                     break
@@ -280,12 +157,9 @@ class HubSpotPortal(Service):
             if record is not None and int(hs_id(kind.name, n)) > after:
                 yield record
 
-    def _archived(self, record: Any) -> bool:
-        return getattr(record, "deleted_at", None) is not None
-
-    def _purged(self, record: Any) -> bool:
-        gone: datetime = record.deleted_at
-        return self.now() - gone > timedelta(days=self.setup.archived_days)
+    def _purged(self, kind: Kind, record: Any) -> bool:
+        gone = kind.gone(record)
+        return gone is not None and self.now() - gone > timedelta(days=self.setup.archived_days)
 
     def _json(self, kind: Kind, record: Any, asked: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         names = [name for name, one in kind.properties.items() if one.given]
@@ -297,11 +171,11 @@ class HubSpotPortal(Service):
             "properties": values,
             "createdAt": instant(record.created_at),
             "updatedAt": instant(record.modified_at),
-            "archived": self._archived(record),
+            "archived": (gone := kind.gone(record)) is not None,
             "url": f"https://app-eu1.hubspot.com/contacts/{self.setup.portal}/record/{TYPES[kind.name][0]}/{identifier}",
         }
-        if found["archived"]:
-            found["archivedAt"] = instant(record.deleted_at)
+        if gone:
+            found["archivedAt"] = instant(gone)
         if histories := asked.get("propertiesWithHistory"):
             found["propertiesWithHistory"] = {name: self._history(kind, record, name) for name in histories if name in kind.properties}
         if associations := asked.get("associations"):
@@ -324,7 +198,7 @@ class HubSpotPortal(Service):
     def _linked(self, kind: Kind, record: Any, to: str) -> list[str]:
         numbers = kind.associated[to](record) if to in kind.associated else []
         target = self.portal.kinds[to]
-        return [hs_id(to, n) for n in sorted(numbers) if (one := target.get(n)) is not None and not self._archived(one)]
+        return [hs_id(to, n) for n in sorted(numbers) if (one := target.get(n)) is not None and target.gone(one) is None]
 
     def _inline(self, kind: Kind, record: Any, to: str) -> dict[str, Any] | None:
         ids = self._linked(kind, record, to)
@@ -341,20 +215,18 @@ class HubSpotPortal(Service):
     def read_object(self, request: Request) -> Response:
         kind = self._kind(request.args["type"])
         record = kind.get(number_of(kind.name, request.args["id"]))
-        if record is None or self._archived(record) != (request.query.get("archived") == "true"):
+        if record is None or (kind.gone(record) is not None) != (request.query.get("archived") == "true"):
             return Response(404, b"", {})
         return reply(self._json(kind, record, _multiple(request.raw_query)))
 
     def batch_read(self, request: Request) -> Response:
         kind = self._kind(request.args["type"])
-        body = request.json()
-        most = 50 if body.get("propertiesWithHistory") else 100
-        if len(body["inputs"]) > most:
-            raise Refusal(error(400, "VALIDATION_ERROR", f"at most {most} inputs"))
+        body = json_of(request)
+        inputs = ids_of(body, MOST_WITH_HISTORY if body.get("propertiesWithHistory") else MOST_LISTED)
         results, gone = [], []
-        for one in body["inputs"]:
+        for one in inputs:
             record = kind.get(number_of(kind.name, str(one["id"])))
-            if record is None or self._archived(record):
+            if record is None or kind.gone(record) is not None:
                 gone.append(str(one["id"]))
             else:
                 results.append(self._json(kind, record, body))
@@ -373,18 +245,17 @@ class HubSpotPortal(Service):
 
     def search(self, request: Request) -> Response:
         kind = self._kind(request.args["type"])
-        body = request.json() or {}
-        limit, after = min(int(body.get("limit", 10)), self.setup.search_page_size), int(body.get("after") or 0)
-        groups = body.get("filterGroups", [])
-        if int(body.get("limit", 10)) > 200 or len(groups) > 5 or any(len(group["filters"]) > 10 for group in groups):
-            raise Refusal(error(400, "VALIDATION_ERROR", "There was a problem with the request."))
+        body = json_of(request) if request.body else {}
+        asked_for, after = number(body.get("limit"), "limit", 10), number(body.get("after"), "after", 0)
+        limit = min(asked_for, self.setup.search_page_size)
+        groups, sorts = groups_of(body), sorts_of(kind, body)
+        if asked_for > MOST_RESULTS:
+            raise invalid(f"limit must be at most {MOST_RESULTS}")
         if after + limit > self.setup.search_cap:
-            raise Refusal(
-                error(400, "VALIDATION_ERROR", "There was a problem with the request.", errors=[{"message": "after + limit > 10000"}])
-            )
-        key = json.dumps([kind.name, groups, body.get("sorts"), self.company.version, self.now().isoformat()])
+            raise invalid("after + limit > 10000")
+        key = json.dumps([kind.name, groups, sorts, self.company.version, self.now().isoformat()])
         if self._found[0] != key:
-            self._found = (key, self._matching(kind, groups, body.get("sorts") or []))
+            self._found = (key, self._matching(kind, groups, sorts))
         found = self._found[1]
         page = found[after : after + limit]
         asked = {"properties": body.get("properties", [])}
@@ -393,35 +264,34 @@ class HubSpotPortal(Service):
             answer["paging"] = {"next": {"after": str(after + len(page))}}
         return reply(answer)
 
-    def _matching(self, kind: Kind, groups: Sequence[Mapping[str, Any]], sorts: Sequence[Any]) -> list[Any]:
+    def _matching(self, kind: Kind, groups: Sequence[Sequence[Mapping[str, Any]]], sorts: Sequence[tuple[str, bool]]) -> list[Any]:
         visible = self.now() - timedelta(seconds=self.setup.index_lag)
-        tests = [[matches(kind, one) for one in group["filters"]] for group in groups]
+        tests = [[matches(kind, one) for one in filters] for filters in groups]
         found = [
             record
             for record in kind.records.values()
-            if not self._archived(record)
+            if kind.gone(record) is None
             and record.modified_at <= visible
             and (not tests or any(all(test(record) for test in group) for group in tests))
         ]
-        for sort in reversed(sorts):
-            name, descending = (sort, False) if isinstance(sort, str) else (sort["propertyName"], sort.get("direction") == "DESCENDING")
-            found.sort(key=lambda record, name=name: comparable(kind, name, kind.properties[name].value(record)), reverse=descending)
+        for name, descending in reversed(sorts):
+            found.sort(key=partial(_sorted_by, kind, name), reverse=descending)
         return found
 
     # ── associations ──────────────────────────────────────────────────────────────────────────────
 
     def associations(self, request: Request) -> Response:
-        start, to = self._kind(request.args["from"]), NAMES.get(request.args["to"], "")
-        inputs = request.json()["inputs"]
-        if len(inputs) > 1_000:
-            raise Refusal(error(400, "VALIDATION_ERROR", "at most 1000 inputs"))
+        start, to = self._kind(request.args["from"]), self._kind(request.args["to"]).name
+        inputs = ids_of(json_of(request), 1_000)
         as_text = "version" in request.args
         results, none = [], []
         for one in inputs:
             record = start.get(number_of(start.name, str(one["id"])))
             ids = self._linked(start, record, to) if record is not None else []
             if ids:
-                results.append(self._linked_page(start.name, to, str(one["id"]), ids, int(one.get("after") or 0), as_text=as_text))
+                results.append(
+                    self._linked_page(start.name, to, str(one["id"]), ids, number(one.get("after"), "after", 0), as_text=as_text)
+                )
             else:
                 none.append(str(one["id"]))
         answer: dict[str, Any] = {
@@ -447,21 +317,20 @@ class HubSpotPortal(Service):
         return found
 
     def associations_of(self, request: Request) -> Response:
-        start, to = self._kind(request.args["from"]), NAMES.get(request.args["to"], "")
+        start, to = self._kind(request.args["from"]), self._kind(request.args["to"]).name
         record = start.get(number_of(start.name, request.args["id"]))
         ids = self._linked(start, record, to) if record is not None else []
-        page = self._linked_page(start.name, to, request.args["id"], ids, int(request.query.get("after") or 0), as_text=False)
+        after = number(request.query.get("after"), "after", 0)
+        page = self._linked_page(start.name, to, request.args["id"], ids, after, as_text=False)
         return reply({"results": page["to"], **({"paging": page["paging"]} if "paging" in page else {})})
 
     # ── the portal ────────────────────────────────────────────────────────────────────────────────
 
     def pipelines(self, request: Request) -> Response:
         kind = self._kind(request.args["type"]).name
-        if request.query.get("archived") == "true":
-            return reply({"results": []})
-        if kind == "leads":
-            return reply({"results": [lead_pipeline()]})
-        return reply({"results": [pipeline(one) for one in self.company.pipelines] if kind == "deals" else []})
+        archived = request.query.get("archived") == "true"
+        every = {"deals": [pipeline(one) for one in self.company.pipelines], "leads": [lead_pipeline()]}.get(kind, [])
+        return reply({"results": pipelines(every, self.company.pipelines, self.setup.archived, archived=archived)})
 
     def pipeline(self, request: Request) -> Response:
         self._kind(request.args["type"])
@@ -469,12 +338,14 @@ class HubSpotPortal(Service):
         return reply(pipeline(found)) if found else Response(404)
 
     def properties(self, request: Request) -> Response:
-        return reply({"results": properties(self._kind(request.args["type"]))})
+        kind = self._type(request.args["type"])
+        self.door.may_describe(kind.name)
+        return reply({"results": properties(kind)})
 
     def owners(self, request: Request) -> Response:
-        self._scope("owners")
+        self.door.may_read("owners")
         archived = request.query.get("archived") == "true"
-        limit, after = min(int(request.query.get("limit", 100)), 500), int(request.query.get("after") or 0)
+        limit, after = min(number(request.query.get("limit"), "limit", 100), 500), number(request.query.get("after"), "after", 0)
         every = [one for one in self.company.owners.values() if one.active != archived and int(owner_id(one.n)) > after]
         answer: dict[str, Any] = {"results": [owner(one) for one in every[:limit]]}
         if len(every) > limit:
@@ -482,25 +353,25 @@ class HubSpotPortal(Service):
         return reply(answer)
 
     def owner(self, request: Request) -> Response:
-        self._scope("owners")
+        self.door.may_read("owners")
         found = next((one for one in self.company.owners.values() if owner_id(one.n) == request.args["id"]), None)
         return reply(owner(found)) if found else Response(404)
 
     def rates(self, request: Request) -> Response:
-        self._scope("currencies")
+        self.door.may_read("currencies")
         if not self.setup.multi_currency:
             raise Refusal(error(403, "BANNED", "This feature is not available on your plan."))
         rates = exchange_rates(self.company)
         if "current" in request.args:
             rates = list({rate["fromCurrencyCode"]: rate for rate in rates}.values())
-        limit, after = 100, int(request.query.get("after") or 0)
+        limit, after = 100, number(request.query.get("after"), "after", 0)
         answer: dict[str, Any] = {"results": rates[after : after + limit]}
         if after + limit < len(rates):
             answer["paging"] = {"next": {"after": str(after + limit)}}
         return reply(answer)
 
     def company_currency(self, request: Request) -> Response:
-        self._scope("currencies")
+        self.door.may_read("currencies")
         return reply({"currencyCode": HOME, "id": "1", "createdAt": instant(self.company.start)})
 
     def details(self, request: Request) -> Response:
@@ -520,7 +391,7 @@ class HubSpotPortal(Service):
         )
 
     def usage(self, request: Request) -> Response:
-        row = {"name": "private-apps-api-calls-daily", "usageLimit": self.setup.daily_calls or 650_000, "currentUsage": self.calls}
+        row = {"name": "private-apps-api-calls-daily", "usageLimit": self.setup.daily_calls or 650_000, "currentUsage": self.door.calls}
         return reply({"results": [row]})
 
 
@@ -537,6 +408,10 @@ def _multiple(raw_query: str) -> dict[str, list[str]]:
     for name, value in parse_qsl(raw_query):
         found.setdefault(name, []).extend(value.split(","))
     return found
+
+
+def _sorted_by(kind: Kind, name: str, record: Any) -> tuple[bool, Any]:
+    return comparable(kind, name, kind.properties[name].value(record))
 
 
 def _no_association(start: str, to: str, identifier: str) -> dict[str, Any]:

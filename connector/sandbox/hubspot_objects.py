@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
+from functools import partial
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from connector.sandbox import words
 from connector.sandbox.company import HOME, Company
-from connector.sandbox.records import Activity, Change, Deal, Lead, Pipeline, Stage
+from connector.sandbox.hubspot_setup import Setup
+from connector.sandbox.hubspot_views import Lines, Only
+from connector.sandbox.records import Activity, Change, Deal, Lead, Line, Pipeline, Stage
 
 Value = Callable[[Any], str | None]
+
+
+def deleted_at(record: Any) -> datetime | None:
+    moment: datetime | None = getattr(record, "deleted_at", None)
+    return moment
+
 
 #: number of the object type, and where its ids begin
 TYPES: Final = {
@@ -88,6 +98,12 @@ def stage_id(pipeline: Pipeline, key: str) -> str:
     return str(1_090_700_000 + 100 * pipeline.n + place)
 
 
+def entered(stage: str) -> str:
+    """The property with the time a stage was last entered. An id with other signs than letters and digits has a number behind it."""
+    plain = f"hs_v2_date_entered_{stage.replace('-', '_')}"
+    return plain if stage.isalnum() else f"{plain}_{zlib.crc32(stage.encode())}"
+
+
 def instant(moment: datetime | None) -> str | None:
     return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S}.000Z" if moment else None
 
@@ -109,7 +125,7 @@ class Property:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """An object type: its records by number, its properties, what it is associated with (type → numbers), and histories."""
+    """An object type: its records by number, properties, what it is associated with (type → numbers), histories, and when one went."""
 
     name: str
     records: Mapping[int, Any]
@@ -117,6 +133,7 @@ class Kind:
     associated: Mapping[str, Callable[[Any], Iterable[int]]] = field(default_factory=dict)
     history: Mapping[str, Callable[[Any], list[tuple[str, datetime]]]] = field(default_factory=dict)
     modified: str = "hs_lastmodifieddate"
+    gone: Callable[[Any], datetime | None] = deleted_at
 
     def get(self, n: int | None) -> Any:
         return self.records.get(n) if n is not None else None
@@ -125,10 +142,11 @@ class Kind:
 class Portal:
     """The company as one portal sees it, in its time zone."""
 
-    def __init__(self, company: Company, time_zone: str) -> None:
+    def __init__(self, company: Company, setup: Setup) -> None:
         self.company = company
-        self.zone = ZoneInfo(time_zone)
-        lines = _Lines(company)
+        self.setup = setup
+        self.zone = ZoneInfo(setup.time_zone)
+        lines = Lines(company)
         activities = company.activities
         self.kinds: dict[str, Kind] = {
             "deals": self._deals(),
@@ -137,10 +155,10 @@ class Portal:
             "leads": self._leads(),
             "line_items": self._line_items(lines),
             "products": self._products(),
-            "calls": self._engagement("calls", _Only(activities, "call")),
-            "meetings": self._engagement("meetings", _Only(activities, "meeting")),
-            "tasks": self._engagement("tasks", _Only(activities, "email", "task")),
-            "emails": self._engagement("emails", {}),
+            "calls": self._engagement("calls", Only(activities, "call")),
+            "meetings": self._engagement("meetings", Only(activities, "meeting")),
+            "tasks": self._engagement("tasks", Only(activities, "task", email=False)),
+            "emails": self._engagement("emails", Only(activities, email=True)),
         }
 
     # ── deals ─────────────────────────────────────────────────────────────────────────────────────
@@ -168,6 +186,10 @@ class Portal:
                 found.append((value, change.at))
         return found
 
+    def _last_entered(self, stage: str, deal: Deal) -> str | None:
+        last = [at for value, at in self._stage_history(deal) if value == stage]
+        return instant(last[-1]) if last else None
+
     def _losers(self, deal: Deal) -> list[Deal]:
         return [self.company.deals[n] for n in self.company.absorbed.get(deal.n, ())]
 
@@ -191,7 +213,7 @@ class Portal:
                 tuple((pipeline_id(pipeline), pipeline.label) for pipeline in pipelines),
                 given=True,
             ),
-            "closedate": Property("datetime", lambda deal: instant(deal.closed_at or self.midnight(deal.close_date)), given=True),
+            "closedate": Property("datetime", self._close_date, given=True),
             "hubspot_owner_id": Property("enumeration", lambda deal: owner_id(deal.owner)),
             "hs_is_closed": Property("bool", lambda deal: _bool(self.stage(deal).closed)),
             "hs_is_closed_won": Property("bool", lambda deal: _bool(self.stage(deal).won)),
@@ -217,8 +239,8 @@ class Portal:
         }
         for pipeline in pipelines:
             for stage in pipeline.stages:
-                name = stage_id(pipeline, stage.key).replace("-", "_")
-                properties[f"hs_v2_date_entered_{name}"] = Property("datetime", _Entered(self, stage_id(pipeline, stage.key)))
+                identifier = stage_id(pipeline, stage.key)
+                properties[entered(identifier)] = Property("datetime", partial(self._last_entered, identifier))
         return Kind(
             "deals",
             company.deals,
@@ -230,6 +252,14 @@ class Portal:
             },
             {"dealstage": self._stage_history},
         )
+
+    def _close_date(self, deal: Deal) -> str | None:
+        """The plan, then the moment of closing; or the day of it, where somebody picked it afterwards."""
+        if deal.closed_at is None:
+            return instant(self.midnight(deal.close_date))
+        every = self.setup.picked_close_dates
+        by_hand = every is not None and deal.n % every == 0
+        return instant(self.midnight(deal.closed_at.astimezone(self.zone).date()) if by_hand else deal.closed_at)
 
     def _home_amount(self, deal: Deal) -> str | None:
         if deal.amount is None:
@@ -299,6 +329,7 @@ class Portal:
                         "enumeration", lambda one: LEAD_STAGES[one.status][0], tuple(LEAD_STAGES.values())
                     ),
                     "hs_v2_date_entered_current_stage": Property("datetime", converted),
+                    entered(LEAD_STAGES["converted"][0]): Property("datetime", lambda one: instant(one.converted_at)),
                     "hs_lead_source": Property("string", lambda one: one.lead_source),
                     "hubspot_owner_id": Property("enumeration", lambda one: owner_id(one.owner)),
                     "budget": bant("budget"),
@@ -333,8 +364,19 @@ class Portal:
                     "hs_line_item_currency_code": Property("string", lambda line: self.company.deals[line.deal].currency),
                 },
             ),
-            {"deals": lambda line: [line.deal]},
+            {"deals": self._deals_of_line},
+            gone=self._line_gone,
         )
+
+    def _deals_of_line(self, line: Line) -> list[int]:
+        """None for lines of quotes and carts."""
+        every = self.setup.lines_without_deal
+        return [] if every is not None and line.n % every == 0 else [line.deal]
+
+    def _line_gone(self, line: Line) -> datetime | None:
+        """A line item outlives its deal: it loses the association and stays."""
+        deal = self.company.deals.get(line.deal)
+        return None if deal is None or deal.deleted_at == line.deleted_at else line.deleted_at
 
     def _products(self) -> Kind:
         return Kind(
@@ -388,69 +430,6 @@ class Portal:
                 "leads": lambda one: [one.lead] if one.lead else [],
             },
         )
-
-
-class _Entered:
-    """When a deal last entered a stage."""
-
-    def __init__(self, portal: Portal, stage: str) -> None:
-        self.portal = portal
-        self.stage = stage
-
-    def __call__(self, deal: Deal) -> str | None:
-        last = [at for value, at in self.portal.kinds["deals"].history["dealstage"](deal) if value == self.stage]
-        return instant(last[-1]) if last else None
-
-
-class _Only(Mapping[int, Activity]):
-    """Activities of some kinds, without a copy."""
-
-    def __init__(self, every: dict[int, Activity], *kinds: str) -> None:
-        self._every = every
-        self._kinds = kinds
-
-    def __getitem__(self, n: int) -> Activity:
-        one = self._every[n]
-        if one.kind not in self._kinds:
-            raise KeyError(n)
-        return one
-
-    def __iter__(self) -> Iterator[int]:
-        return (n for n, one in self._every.items() if one.kind in self._kinds)
-
-    def __reversed__(self) -> Iterator[int]:
-        return (n for n in reversed(self._every) if self._every[n].kind in self._kinds)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
-class _Lines(Mapping[int, Any]):
-    """Line items by number; built anew when the company has changed."""
-
-    def __init__(self, company: Company) -> None:
-        self._company = company
-        self._version = -1
-        self._lines: dict[int, Any] = {}
-
-    def _now(self) -> dict[int, Any]:
-        if self._version != self._company.version:
-            self._lines = {line.n: line for deal in self._company.deals.values() for line in deal.lines}
-            self._lines = dict(sorted(self._lines.items()))
-            self._version = self._company.version
-        return self._lines
-
-    def __getitem__(self, n: int) -> Any:
-        return self._now()[n]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._now())
-
-    def __reversed__(self) -> Iterator[int]:
-        yield from reversed(self._now())
-
-    def __len__(self) -> int:
-        return len(self._now())
 
 
 def _stamped(kind: str, created: str, properties: Mapping[str, Property], modified: str = "hs_lastmodifieddate") -> dict[str, Property]:

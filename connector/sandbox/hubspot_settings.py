@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from connector.sandbox.hubspot_objects import LEAD_STAGES, Kind, instant, owner_id, pipeline_id, stage_id
@@ -23,6 +24,19 @@ def pipeline(one: Pipeline) -> dict[str, Any]:
         for stage in one.stages
     ]
     return {"label": one.label, "displayOrder": one.n - 1, "id": pipeline_id(one), "stages": stages, **stamps}
+
+
+def pipelines(given: Iterable[dict[str, Any]], ours: Sequence[Pipeline], keys: frozenset[str], *, archived: bool) -> list[dict[str, Any]]:
+    """The living ones, or what `keys` (`renewal`, `new/discovery`) archive: whole pipelines, and living ones with archived stages only."""
+    ids = {pipeline_id(one): one.key for one in ours}
+    stages = {stage_id(one, stage.key) for one in ours for stage in one.stages if f"{one.key}/{stage.key}" in keys}
+    found = []
+    for one in given:
+        whole = ids.get(one["id"]) in keys
+        kept = [{**stage, "archived": archived} for stage in one["stages"] if whole or (stage["id"] in stages) == archived]
+        if archived == whole or (archived and kept):
+            found.append({**one, "stages": kept, "archived": whole})
+    return found
 
 
 def lead_pipeline() -> dict[str, Any]:

@@ -619,3 +619,19 @@ def test_a_guess_is_told_until_it_is_surpassed(read):
     pages = [records({"deal_id": str(number)}, expected=2 if number == 1 else None) for number in (1, 2, 3)]
     read(pages=pages, **api(), progress=lambda done, total: told.append((done, total)))
     assert told == [(1, 2), (2, 2), (3, None)]
+
+
+def test_a_condition_of_words_is_no_column_name(read, refused):
+    """`amount is not null` reads like a name of four words."""
+    columns = {"deal_id": ["1", "2"], "amount": ["5", ""], "Due in days": ["3", "4"]}
+    assert read(columns, where="amount is not null").column("deal_id") == [1]
+    assert read(columns, fields={"deal_id": "deal_id", "late": "Due in days"}).column("late") == [3, 4]
+    assert "no column 'Due in weeks'; did you mean 'Due in days'" in refused(columns, fields={"late": "Due in weeks"})
+    assert "no column 'amuont'; did you mean 'amount'" in refused(columns, where="amuont is not null")
+
+
+def test_a_later_read_without_records_has_nothing_to_choose_from(read):
+    for condition in ("Id is not null", "Stage <> 'Test'"):
+        page = Page(removed=("1",), watermark="w2")
+        found = read(pages=[page], **api(incremental=True, fields={"deal_id": "Id"}, where=condition))
+        assert (found.table.num_rows, found.removed) == (0, ("1",))

@@ -29,7 +29,8 @@ SALESFORCE = {
     "expired": ({}, {"auth": DEAD}, None, "sign in again"),
     "revoked": ({"client_secret": "rolled"}, {}, None, "check client_id and client_secret"),
     "wrong-site": ({"client_id": "app-of-this-org"}, {}, None, "consumer key"),
-    "no-scope": ({}, {}, ("GET /services/data", 403, NO_API), "API Enabled"),
+    "no-scope": ({"scope": "openid"}, {}, None, "scope `api`"),
+    "no-api": ({}, {}, ("GET /services/data", 403, NO_API), "API Enabled"),
     "hidden": ({"hidden_objects": frozenset({"Opportunity"})}, {}, None, "Read on Opportunity"),
     "hidden-key-field": ({"hidden_fields": {"Opportunity": frozenset({"StageName"})}}, {}, None, "Read on StageName"),
 }
@@ -39,7 +40,10 @@ HUBSPOT = {
     "revoked": ({"token": "pat-rotated-meanwhile"}, {}, None, "rotated or deleted"),
     "wrong-site": ({}, {"token": "a token of something else"}, None, "begins with pat-"),
     "no-scope": ({"scopes": frozenset(SCOPES.values()) - {SCOPES["deals"]}}, {}, None, "crm.objects.deals.read"),
+    "schema-only": ({"scopes": Portal().scopes - {SCOPES["deals"]}}, {}, None, "crm.objects.deals.read"),
     "hidden": ({}, {}, ("GET /crm/properties/[^/]+/deals", 403, NO_PLAN), "higher HubSpot plan"),
+    "objects-hidden": ({}, {}, ("GET /crm/objects/[^/]+/deals", 403, NO_PLAN), "higher HubSpot plan"),
+    "firewall": ({}, {}, ("GET /crm/objects/[^/]+/companies", 403, ""), "firewall or proxy"),
 }
 #: what is wrong → what is done to the site, what our configuration says, a word of the remedy
 TABLEAU = {

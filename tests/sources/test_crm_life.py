@@ -62,14 +62,18 @@ class Taking:
             self.previous = snapshot
         self.modes = {name: one.report["mode"] for name, one in taken.items()}
         tables = {name: pq.read_table(next(snapshot.rglob(f"{self.name}/{name}.parquet"))).to_pylist() for name in taken}
-        deals = {row["deal_id"] for row in tables["deals"]}
-        for row in (
-            *tables.get("leads", ()),
-            *tables.get("activities", ()),
-        ):  # HubSpot: an association that goes with its deal moves no stamp
-            if row["deal_id"] not in deals:
-                row.update({"deal_id": None, "converted_at": None} if "converted_at" in row else {"deal_id": None})
+        if self.name == "hubspot" and "leads" in tables:
+            self.forget_deals_gone(tables["leads"], tables["deals"])
         return {name: sorted(map(shown, rows)) for name, rows in tables.items()}
+
+    def forget_deals_gone(self, leads, deals):
+        """HubSpot ends a lead's association with a deal that goes, which moves no stamp of the lead, and the search says nothing of it:
+        until the next full read the lead still names the deal. That is the only difference allowed.
+        """
+        living = {row["deal_id"] for row in deals}
+        for lead in leads:
+            if lead["deal_id"] not in living:
+                lead.update(deal_id=None, converted_at=None)
 
 
 class Life:
@@ -184,7 +188,8 @@ def services(company):
         SalesforceOrg(company, SalesforceSetup(page_size=17, bulk_page=23)),
         salesforce,
     )
-    yield "hubspot", HubSpotPortal(company, HubSpotSetup(page_size=19, history_page_size=13, search_page_size=11, search_cap=40)), hubspot
+    pages = HubSpotSetup(page_size=19, history_page_size=13, search_page_size=11, search_cap=40, lines_without_deal=5, picked_close_dates=3)
+    yield "hubspot", HubSpotPortal(company, pages), hubspot
 
 
 def salesforce(url, session):
@@ -237,7 +242,7 @@ def test_incremental_equals_full_after_random_steps(tmp_path, which):
         seed=3,
         size=40,
         compare_every=5,
-        only={"deals", "stage_entries", "deal_products", "deal_contacts", "activities"},
+        only={"deals", "stage_entries", "deal_products", "deal_contacts", "activities", "leads"},
     )
 
 
