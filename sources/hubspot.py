@@ -294,13 +294,17 @@ class HubSpotSource:
     def _steps(self, name: str, place: Any) -> Iterator[Step]:
         """Every record by ascending id, object type by object type; ids beyond the first page are read in ranges, side by side."""
         things = self._tables(name)
+        counted = len(things) == 1 and name != "stage_entries"
+        about = place.get("about") if place else None
         for index, table in enumerate(things):
             if place and index < place["table"]:
                 continue
             ranges = [(after, last) for after, last in place["ranges"]] if place and index == place["table"] else [EVERYTHING]
             for records, left in self._lists.pieces(self._listing(name, table), ranges):
                 following = {"table": index, "ranges": left} if left else {"table": index + 1, "ranges": [EVERYTHING]}
-                yield Step(records, None if not left and index + 1 == len(things) else following)
+                about = self._lists.about.get(table.kind, about) if counted else None
+                ended = not left and index + 1 == len(things)
+                yield Step(records, None if ended else following | {"about": about}, expected=about)
 
     @cached_property
     def _lists(self) -> Lists:

@@ -32,12 +32,13 @@ class Listing:
 
 
 class Lists:
-    """`pages` is how many pages a range has, about; `workers` read at the same time."""
+    """`pages` is how many pages a range has, about; `workers` read at the same time. `about` is how many objects of a type there seem to be."""
 
     def __init__(self, portal: Portal, *, pages: int, workers: int) -> None:
         self._portal = portal
         self._pages = pages
         self._workers = workers
+        self.about: dict[str, int] = {}
         self._unsearchable: set[str] = set()
         self._any_cursor: bool | None = None
 
@@ -56,7 +57,7 @@ class Lists:
             return
         part = next(listing.parts(0))
         beyond = int(part.records[-1]["id"]) if part.records else 0
-        ranges = self._cut(listing, (beyond, None)) if part.following else []
+        ranges = self._cut(listing, (beyond, None), first=len(part.records)) if part.following else []
         yield listing.finished(part.records), ranges
         yield from self._ranges(listing, ranges)
 
@@ -81,8 +82,10 @@ class Lists:
                 return records, [(int(kept[-1]["id"]), last)]
         return records, []
 
-    def _cut(self, listing: Listing, extent: Range) -> list[Range]:
+    def _cut(self, listing: Listing, extent: Range, *, first: int | None = None) -> list[Range]:
         """A range in parts of about as many records each. One without an end keeps none, for what is created meanwhile.
+
+        `first` is the size of a first page before it: the two are all there is.
 
         A range stays whole where the search does not know the type, or the portal takes no cursor but its own.
         """
@@ -97,6 +100,8 @@ class Lists:
             log.info("%s; reading page after page", refused)
             self._unsearchable.add(listing.kind)
             return [extent]
+        if first is not None:
+            self.about[listing.kind] = first + count
         parts = max(1, -(-count // (listing.size * self._pages)))
         bounds = [after + (highest - after) * part // parts for part in range(parts)]
         if highest <= after or (parts > 1 and not self._takes(listing, bounds[1])):

@@ -8,8 +8,12 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Final
 
-from connector.errors import AuthError
+from connector.errors import AuthError, SourceError
+from connector.resume import PlaceLostError
+from sources import salesforce_tables as tables
 from sources.salesforce_api import Org, Record, Refused
+from sources.salesforce_sight import Sight, hidden
+from sources.salesforce_tables import Table
 
 log = logging.getLogger(__name__)
 
@@ -17,18 +21,20 @@ FIRST_DAY: Final = "1900-01-01"
 
 
 class Metadata:
-    """Stages, record types, currencies and rates; owners, campaign costs and quotas as records."""
+    """Stages, record types, currencies and rates; owners, campaign costs and quotas as records. `warnings` are what reading them found."""
 
-    def __init__(self, org: Org) -> None:
+    def __init__(self, org: Org, sight: Sight) -> None:
         self._org = org
+        self._sight = sight
         self.warnings: list[str] = []
+
+    # ── stages and pipelines ──────────────────────────────────────────────────────────────────────
 
     @cached_property
     def stage_rows(self) -> list[Record]:
         """Every stage, inactive ones included: old deals still stand in them."""
-        soql = "SELECT ApiName, MasterLabel, SortOrder, IsClosed, IsWon, DefaultProbability FROM OpportunityStage ORDER BY SortOrder"
         try:
-            return list(self._org.rows(soql))
+            return list(self._org.rows(self._sight.query(tables.STAGES, order="SortOrder").soql))
         except Refused as refused:
             raise hidden(self._org, "OpportunityStage") from refused
 
@@ -39,109 +45,130 @@ class Metadata:
     @cached_property
     def record_types(self) -> dict[str, str]:
         """Names of the record types of opportunities, by 18-character id."""
-        if "RecordTypeId" not in (self._org.describe("Opportunity") or {}):
+        if not self._sight.record_types or "RecordType" not in self._org.objects:
             return {}
+        rows = self._org.rows("SELECT Id, Name FROM RecordType WHERE SobjectType = 'Opportunity' ORDER BY Name, Id")
         try:
-            rows = self._org.rows("SELECT Id, Name FROM RecordType WHERE SobjectType = 'Opportunity' ORDER BY Name, Id")
-            return {row["Id"]: row["Name"] for row in rows}
+            return {str(row["Id"]): str(row["Name"]) for row in rows}
         except Refused as refused:
-            log.info("%s; without record types there is one pipeline", refused)
-            return {}
-
-    @cached_property
-    def currencies(self) -> list[Record]:
-        """The currencies of a multi-currency org; none in others."""
-        if "CurrencyIsoCode" not in (self._org.describe("Opportunity") or {}):
-            return []
-        return list(self._org.rows("SELECT IsoCode, ConversionRate, IsCorporate, SystemModstamp FROM CurrencyType ORDER BY IsoCode"))
-
-    @cached_property
-    def home_currency(self) -> str:
-        """The corporate currency, or the only one."""
-        if self.currencies:
-            return next(str(row["IsoCode"]) for row in self.currencies if row["IsCorporate"])
-        return str(next(self._org.rows("SELECT DefaultCurrencyIsoCode FROM Organization"))["DefaultCurrencyIsoCode"])
+            raise hidden(self._org, "RecordType") from refused
 
     def stages(self) -> Iterator[Record]:
-        """Stages by pipeline and place: a record type's own picklist where the org tells it, else the org's list for every pipeline."""
-        for pipeline, names in self._processes().items():
-            rows = [row for row in self.stage_rows if names is None or row["ApiName"] in names]
+        """Stages by pipeline and place: those offered in it, then those its deals still stand in, and the inactive ones."""
+        used = self._used
+        for pipeline, offered in self._offered().items():
+            others = [row for row in self.stage_rows if row["ApiName"] not in offered]
+            still = [row for row in others if not row["IsActive"] or row["ApiName"] in used.get(pipeline, ())]
             shown: set[str] = set()
-            for row in rows:
+            for row in [*(row for row in self.stage_rows if row["ApiName"] in offered), *still]:
                 if row["MasterLabel"] not in shown:
                     shown.add(row["MasterLabel"])
                     yield {**row, "Pipeline": pipeline, "Place": len(shown)}
 
-    def _processes(self) -> dict[str, set[str] | None]:
-        found: dict[str, set[str] | None] = {}
+    def _offered(self) -> dict[str, set[str]]:
+        """The stages to choose from by pipeline: a record type's own picklist where the org tells it, else every active stage.
+
+        Record types of one name are one pipeline. Deals may lack a record type.
+        """
+        active = {str(row["ApiName"]) for row in self.stage_rows if row["IsActive"]}
+        found: dict[str, set[str]] = {}
         for identifier, name in self.record_types.items():
-            try:
-                answer = self._org.get(f"/ui-api/object-info/Opportunity/picklist-values/{identifier}/StageName")
-                found[name] = {value["value"] for value in answer["values"]}
-            except (Refused, AuthError) as error:
-                log.info("%s: the stages of record type %s are not told (%s)", self._org.place, name, error)
-                found[name] = None
-        return found or {"default": None}
+            found.setdefault(name, set()).update(self._picklist(identifier, name) or active)
+        if not found or tables.DEFAULT in self._used:
+            found.setdefault(tables.DEFAULT, set()).update(active)
+        return found
+
+    def _picklist(self, identifier: str, name: str) -> set[str] | None:
+        """What the org offers for a record type; it tells active values only."""
+        try:
+            answer = self._org.get(f"/ui-api/object-info/Opportunity/picklist-values/{identifier}/StageName")
+            with self._org.shaped("a picklist"):
+                return {str(value["value"]) for value in answer["values"]}
+        except (SourceError, AuthError) as error:
+            log.info("%s: the stages of record type %s are not told (%s)", self._org.place, name, error)
+            return None
+
+    @cached_property
+    def _used(self) -> dict[str, set[str]]:
+        """The stages in which deals stand now, by pipeline."""
+        if not self.record_types:
+            return {}
+        found: dict[str, set[str]] = {}
+        try:
+            for row in self._org.rows("SELECT RecordTypeId, StageName FROM Opportunity GROUP BY RecordTypeId, StageName"):
+                pipeline = self.record_types.get(str(row["RecordTypeId"]), tables.DEFAULT)
+                found.setdefault(pipeline, set()).add(str(row["StageName"]))
+        except (Refused, PlaceLostError) as error:
+            log.info("%s; deals are taken to be in any pipeline", error)
+            return {tables.DEFAULT: set()}
+        return found
+
+    # ── owners ────────────────────────────────────────────────────────────────────────────────────
 
     def owners(self) -> Iterator[Record]:
-        """Users of every kind and state, because old deals name them, and queues, which own leads."""
-        visible = self._org.describe("User")
-        if visible is None:
-            raise hidden(self._org, "User")
-        names = [
-            name for name in ("Id", "Name", "Email", "Department", "Division", "IsActive", "UserType", "SystemModstamp") if name in visible
-        ]
-        parents = [path for path, link in (("Manager.Name", "ManagerId"), ("UserRole.Name", "UserRoleId")) if link in visible]
-        for row in self._org.rows(f"SELECT {', '.join([*names, *parents])} FROM User ORDER BY Id"):
+        """Users of every kind and state, because old deals and automated tasks name them, and queues, which own leads."""
+        for row in self._records(tables.OWNERS):
             manager, role = row.pop("Manager", None), row.pop("UserRole", None)
-            blank = dict.fromkeys(("Email", "Department", "Division"))
-            yield {**blank, **row, "Manager": manager and manager["Name"], "Role": role and role["Name"]}
-        if "Group" in self._org.objects:
+            yield {**row, "Manager": manager and manager["Name"], "Role": role and role["Name"]}
+        if "Group" not in self._org.objects:
+            return
+        try:
             yield from self._org.rows("SELECT Id, Name FROM Group WHERE Type = 'Queue' ORDER BY Id")
+        except Refused as refused:
+            self.warnings.append(f"Group: queues have no name ({refused})")
+
+    # ── costs and quotas ──────────────────────────────────────────────────────────────────────────
 
     def spend(self) -> Iterator[Record]:
-        """What campaigns cost, in the month they began, in the corporate currency."""
-        visible = self._org.describe("Campaign") or {}
-        names = [name for name in ("Id", "Name", "Type", "StartDate", "ActualCost", "CurrencyIsoCode", "SystemModstamp") if name in visible]
-        for row in self._org.rows(f"SELECT {', '.join(names)} FROM Campaign WHERE ActualCost > 0 AND StartDate != null ORDER BY Id"):
-            if (cost := self._in_home_currency("Campaign", row["ActualCost"], row)) is not None:
-                yield {"Type": None, **row, "Cost": cost}
+        """What campaigns cost, on the day they began; of those without one, on the day they ended."""
+        undated = 0
+        for row in self._records(tables.SPEND, where="ActualCost > 0"):
+            if day := row["StartDate"] or row["EndDate"]:
+                yield {**row, "Period": day}
+            else:
+                undated += 1
+        if undated:
+            what = "campaign has" if undated == 1 else "campaigns have"
+            self.warnings.append(f"Campaign: {undated:,} {what} a cost and neither start nor end date; left out")
 
     def quotas(self) -> Iterator[Record]:
         """Quotas of one forecast type: an org with several counts the same target more than once."""
-        visible = self._org.describe("ForecastingQuota") or {}
-        names = [
-            name for name in ("Id", "QuotaAmount", "StartDate", "CurrencyIsoCode", "ForecastingTypeId", "SystemModstamp") if name in visible
-        ]
-        soql = f"SELECT {', '.join([*names, 'QuotaOwner.Name'])} FROM ForecastingQuota WHERE QuotaAmount != null ORDER BY Id"
-        rows = list(self._org.rows(soql))
-        kinds = [row.get("ForecastingTypeId") for row in rows]
+        rows = list(self._records(tables.QUOTAS, where="QuotaAmount != null"))
+        kinds = [row["ForecastingTypeId"] for row in rows]
         used = max(sorted(set(kinds), key=str), key=kinds.count, default=None)
         for row in rows:
-            quota = self._in_home_currency("ForecastingQuota", row["QuotaAmount"], row)
-            if row.get("ForecastingTypeId") == used and quota is not None:
-                owner = row.pop("QuotaOwner")
-                yield {**row, "Owner": owner and owner["Name"], "Quota": quota}
+            if row["ForecastingTypeId"] == used:
+                owner = row.pop("QuotaOwner", None)
+                yield {**row, "Owner": owner and owner["Name"]}
 
-    def _in_home_currency(self, thing: str, amount: Decimal, row: Record) -> Decimal | None:
-        """By the rate of its start date; None, and a warning, where there is none."""
-        currency = row.get("CurrencyIsoCode") or self.home_currency
-        if currency == self.home_currency:
-            return amount
-        day = str(row["StartDate"])
-        known = [rate for rate in self.rate_rows if rate["IsoCode"] == currency and rate["StartDate"] <= day]
-        if known:
-            converted: Decimal = amount * known[-1]["Rate"]
-            return converted
-        if (warning := f"{thing}: rows in {currency} are left out, the org has no rate for it") not in self.warnings:
-            self.warnings.append(warning)
-        return None
+    def _records(self, table: Table, where: str = "") -> Iterator[Record]:
+        for row in self._org.rows(self._sight.query(table, where=where, order="Id").soql):
+            self._sight.finish(row, table)
+            yield row
 
-    def rates(self) -> Iterator[Record]:
-        yield from self.rate_rows
+    # ── currencies ────────────────────────────────────────────────────────────────────────────────
 
     @cached_property
-    def rate_rows(self) -> list[Record]:
+    def currencies(self) -> list[Record]:
+        """The currencies of a multi-currency org, as far as they may be seen; none in others."""
+        if not self._sight.multi_currency or not self._sight.look(tables.RATES).readable:
+            return []
+        return list(self._org.rows(self._sight.query(tables.RATES, order="IsoCode").soql))
+
+    @cached_property
+    def home_currency(self) -> str:
+        """The corporate currency, or the only one."""
+        corporate = [str(row["IsoCode"]) for row in self.currencies if row["IsCorporate"]]
+        if corporate:
+            return corporate[0]
+        try:
+            row = next(self._org.rows("SELECT DefaultCurrencyIsoCode FROM Organization"), {})
+        except Refused as refused:
+            raise hidden(self._org, "Organization") from refused
+        with self._org.shaped("the organization"):
+            return str(row["DefaultCurrencyIsoCode"])
+
+    def rates(self) -> Iterator[Record]:
         """Into the corporate currency. Salesforce counts units of the currency per corporate unit; dated rates where the org has them."""
         rows = [{**row, "StartDate": FIRST_DAY} for row in self.currencies]
         if "DatedConversionRate" in self._org.objects:
@@ -152,12 +179,8 @@ class Metadata:
                 open_ended = [{**row, "StartDate": FIRST_DAY} if row["StartDate"] == first[row["IsoCode"]] else row for row in dated]
                 rows = [*(row for row in rows if row["IsoCode"] not in first), *open_ended]
             except Refused as refused:
-                log.info("%s; the rates that are not dated hold", refused)
-        return [{**row, "Rate": (1 / Decimal(row["ConversionRate"])).quantize(Decimal("1e-8"))} for row in rows if row["ConversionRate"]]
-
-
-def hidden(org: Org, thing: str) -> AuthError:
-    return AuthError(
-        f"{org.place}: {thing} is not visible to the connected user",
-        remedy=f"give the user's permission set Read on {thing} (and View All, so that totals are those of the team)",
-    )
+                self.warnings.append(f"DatedConversionRate: cannot be read ({refused}); today's rates hold for all time")
+        home = self.home_currency
+        for row in rows:
+            if row["ConversionRate"]:
+                yield {**row, "Home": home, "Rate": (1 / Decimal(row["ConversionRate"])).quantize(Decimal("1e-12"))}

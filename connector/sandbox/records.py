@@ -265,4 +265,4 @@ class Rate:
     @property
     def rate(self) -> Decimal:
         """Multiplies an amount into the home currency."""
-        return (1 / self.units).quantize(Decimal("0.00000001"))
+        return (1 / self.units).quantize(Decimal("0.000000000001"))

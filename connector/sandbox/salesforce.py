@@ -10,50 +10,31 @@ The server's clock is the company's. What a test may turn is in `Setup`; caps ar
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from email.utils import format_datetime
 from functools import cached_property
-from typing import Any, Final, Literal
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from connector.sandbox.company import Company
-from connector.sandbox.salesforce_grants import App, Grants, basic
-from connector.sandbox.salesforce_objects import Field, SObject, instant, objects, sf_id
+from connector.sandbox.salesforce_grants import Grants, basic
+from connector.sandbox.salesforce_jobs import Job, Jobs
+from connector.sandbox.salesforce_objects import SObject, instant, sf_id
+from connector.sandbox.salesforce_org import objects
+from connector.sandbox.salesforce_rows import Plan, Rows, error, refusal
+from connector.sandbox.salesforce_settings import Setup
 from connector.sandbox.server import Refusal, Request, Response, Route, Service, reply
-from connector.sandbox.soql import Query, SoqlError, parse
+from connector.sandbox.soql import Query
+
+__all__ = ["SalesforceOrg", "Setup"]
 
 VERSIONS: Final = tuple(float(number) for number in range(31, 69))
 LONGEST_REQUEST: Final = 16_384
-
-
-@dataclass(slots=True)
-class Setup(App):
-    """How this org is set up and how far its limits go."""
-
-    session_seconds: int = 7_200
-    multi_currency: bool = True
-    dated_rates: bool = True
-    record_types: bool = True
-    picklists_by_record_type: bool = True
-    hidden_objects: frozenset[str] = frozenset()
-    hidden_fields: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    custom_fields: int = 0
-    page_size: int = 2_000
-    cursor_days: float = 2
-    bulk_page: int = 50_000
-    bulk_polls: int = 1
-    bulk_end: Literal["JobComplete", "Failed", "Aborted"] = "JobComplete"
-    nul_bytes: bool = False
-    daily_calls: int = 100_000
-    recycle_bin_days: int = 15
-    deletes_known_days: int = 30
+SECOND: Final = timedelta(seconds=1)
 
 
 @dataclass(slots=True)
@@ -63,55 +44,6 @@ class Cursor:
     size: int
     path: str
     made: datetime
-
-
-@dataclass(slots=True)
-class Job:
-    id: str
-    operation: str
-    plan: Plan
-    rows: list[Any]
-    made: datetime
-    polls: int
-    state: str = "UploadComplete"
-
-    def described(self) -> dict[str, Any]:
-        about: dict[str, Any] = {
-            "id": self.id,
-            "operation": self.operation,
-            "object": self.plan.object.name,
-            "createdById": sf_id("005", 1),
-            "createdDate": instant(self.made),
-            "systemModstamp": instant(self.made),
-            "state": self.state,
-            "concurrencyMode": "Parallel",
-            "contentType": "CSV",
-            "apiVersion": 67.0,
-            "lineEnding": "LF",
-            "columnDelimiter": "COMMA",
-        }
-        if self.state in ("JobComplete", "Failed", "Aborted"):
-            about |= {"jobType": "V2Query", "numberRecordsProcessed": len(self.rows), "retries": 0, "totalProcessingTime": 12}
-        if self.state == "Failed":
-            about["errorMessage"] = "BULK_API_ERROR: the sandbox was told to fail this job"
-        return about
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A checked query: the object, and what gives each selected path."""
-
-    object: SObject
-    query: Query
-    columns: tuple[tuple[str, str, Callable[[Any], Any]], ...]
-
-
-def refusal(status: int, code: str, message: str) -> Refusal:
-    return Refusal(_error(status, code, message))
-
-
-def _error(status: int, code: str, message: str) -> Response:
-    return reply([{"message": message, "errorCode": code}], status)
 
 
 class SalesforceOrg(Service):
@@ -124,7 +56,8 @@ class SalesforceOrg(Service):
         self.setup = setup or Setup()
         self.used = 0
         self.logins = 0
-        self.jobs: dict[str, Job] = {}
+        self.rows = Rows(company, self.setup, lambda: self.objects(), lambda: self._every)  # noqa: PLW0108 — a test may replace `objects`
+        self._jobs = Jobs(company, self.setup, self.rows)
         self._cursors: dict[str, Cursor] = {}
         self._tokens: dict[str, datetime] = {}
         self.grants = Grants(self.setup, company)
@@ -133,11 +66,14 @@ class SalesforceOrg(Service):
 
     @cached_property
     def _every(self) -> dict[str, SObject]:
-        setup = self.setup
-        return objects(self.company, multi_currency=setup.multi_currency, dated_rates=setup.dated_rates, record_types=setup.record_types)
+        return objects(self.company, self.setup)
 
     def objects(self) -> dict[str, SObject]:
         return {name: one for name, one in self._every.items() if name not in self.setup.hidden_objects}
+
+    @property
+    def jobs(self) -> dict[str, Job]:
+        return self._jobs.known
 
     def expire_sessions(self) -> None:
         """Every access token given so far is dead."""
@@ -161,17 +97,14 @@ class SalesforceOrg(Service):
             (r"/sobjects/(?P<object>\w+)/(?P<id>\w{15,18})", self.record),
             (r"/limits/?", self.limits),
             (r"/ui-api/object-info/Opportunity/picklist-values/(?P<record_type>\w+)/StageName", self.picklist),
-            (r"/jobs/query/(?P<job>\w+)/?", self.poll),
-            (r"/jobs/query/(?P<job>\w+)/results/?", self.results),
         ):
             yield "GET", data + name, self._guarded(handler)
-        yield "POST", data + r"/jobs/query/?", self._guarded(self.create_job)
-        yield "PATCH", data + r"/jobs/query/(?P<job>\w+)/?", self._guarded(self.abort_job)
-        yield "DELETE", data + r"/jobs/query/(?P<job>\w+)/?", self._guarded(self.delete_job)
+        for method, name, job_handler in self._jobs.routes():
+            yield method, data + name, self._guarded(job_handler)
 
     def refuse(self, status: int, message: str) -> Response:
         codes = {401: "INVALID_SESSION_ID", 404: "NOT_FOUND", 503: "SERVER_UNAVAILABLE"}
-        return _error(status, codes.get(status, "UNKNOWN_EXCEPTION"), message)
+        return error(status, codes.get(status, "UNKNOWN_EXCEPTION"), message)
 
     # ── signing in ────────────────────────────────────────────────────────────────────────────────
 
@@ -185,12 +118,12 @@ class SalesforceOrg(Service):
         with self._lock:
             self.logins += 1
             try:
-                extra = self.grants.granted(form)
+                extra = self.grants.granted(form, request.headers.get("Host", "").partition(":")[0])
             except Refusal as refused:
                 return refused.response
         answer = {
             "access_token": self.sign_in(),
-            "instance_url": request.base,
+            "instance_url": self.setup.instance_url or request.base,
             "id": f"https://login.salesforce.com/id/{sf_id('00D', 1)}/{sf_id('005', 1)}",
             "token_type": "Bearer",
             "issued_at": str(int(self.company.now.timestamp() * 1000)),
@@ -214,15 +147,17 @@ class SalesforceOrg(Service):
             with self._lock:
                 scheme, _, token = request.headers.get("Authorization", "").partition(" ")
                 if scheme != "Bearer" or self._tokens.get(token, self.company.start) <= self.company.now:
-                    return self._dated(_error(401, "INVALID_SESSION_ID", "Session expired or invalid"))
+                    return self._dated(error(401, "INVALID_SESSION_ID", "Session expired or invalid"))
+                if "api" not in self.setup.scope.split():
+                    return self._dated(error(401, "INVALID_SESSION_ID", "This session is not valid for use with the REST API"))
                 if len(request.path) + len(urlencode(request.query)) + sum(map(len, request.headers.values())) > LONGEST_REQUEST:
                     return self._dated(
                         Response(414, b"<h1>Bad Message 414</h1><pre>reason: URI Too Long</pre>", {"Content-Type": "text/html"})
                     )
                 if float(request.args["version"]) not in VERSIONS:
-                    return self._dated(_error(404, "NOT_FOUND", "The requested resource does not exist"))
+                    return self._dated(error(404, "NOT_FOUND", "The requested resource does not exist"))
                 if self.used >= self.setup.daily_calls:
-                    return self._dated(_error(403, "REQUEST_LIMIT_EXCEEDED", "TotalRequests Limit exceeded."))
+                    return self._dated(error(403, "REQUEST_LIMIT_EXCEEDED", "TotalRequests Limit exceeded."))
                 self.used += 1
                 try:
                     answer = handler(request)
@@ -238,23 +173,11 @@ class SalesforceOrg(Service):
 
     # ── objects ───────────────────────────────────────────────────────────────────────────────────
 
-    def _object(self, name: str, status: int = 400, code: str = "INVALID_TYPE") -> SObject:
-        found = {each.casefold(): one for each, one in self.objects().items()}.get(name.casefold())
-        if found is None:
-            raise refusal(status, code, f"sObject type '{name}' is not supported.")
-        hidden = self.setup.hidden_fields.get(found.name, frozenset())
-        fields = {each: kind for each, kind in found.fields.items() if each not in hidden}
-        if found.name == "Opportunity":
-            fields |= {
-                f"Extra_{number:03}__c": Field("string", lambda deal: deal.name) for number in range(1, self.setup.custom_fields + 1)
-            }
-        return replace(found, fields=fields)
-
     def list_objects(self, request: Request) -> Response:
         return reply({"encoding": "UTF-8", "maxBatchSize": 200, "sobjects": [{"name": name, "queryable": True} for name in self.objects()]})
 
     def describe(self, request: Request) -> Response:
-        thing = self._object(request.args["object"], 404, "NOT_FOUND")
+        thing = self.rows.object(request.args["object"], 404, "NOT_FOUND")
         fields = [
             {
                 "name": name,
@@ -281,20 +204,21 @@ class SalesforceOrg(Service):
         )
 
     def record(self, request: Request) -> Response:
-        thing = self._object(request.args["object"], 404, "NOT_FOUND")
+        thing = self.rows.object(request.args["object"], 404, "NOT_FOUND")
         wanted = request.args["id"]
         for row in thing.rows():
             found = thing.fields["Id"].value(row)
-            if wanted in (found, found[:15]) and not self._gone(row):
-                plan = self._plan(Query(tuple(thing.fields), thing.name, None, (), (), None, 0, False, (), ()))
-                return reply(self._json(plan, row, request.args["version"]))
+            if wanted in (found, found[:15]) and not self.rows.gone(row):
+                plan = self.rows.plan(Query(tuple(thing.fields), thing.name))
+                return reply(self.rows.json(plan, row, request.args["version"]))
         raise refusal(404, "NOT_FOUND", "The requested resource does not exist")
 
     def deleted(self, request: Request) -> Response:
-        thing = self._object(request.args["object"])
+        thing = self.rows.object(request.args["object"])
         now = self.company.now
         start, end = (datetime.fromisoformat(request.query[name].replace(" ", "+")) for name in ("start", "end"))
         earliest = now - timedelta(days=self.setup.deletes_known_days)
+        covered = min(end, now - timedelta(seconds=self.setup.deletes_lag_seconds))
         if end - start > timedelta(days=30) or start >= end:
             raise refusal(400, "INVALID_REPLICATION_DATE", "startDate before endDate, at most 30 days apart")
         if start < earliest - timedelta(days=1):
@@ -302,14 +226,14 @@ class SalesforceOrg(Service):
         gone = [
             {"id": thing.fields["Id"].value(row), "deletedDate": instant(row.deleted_at)}
             for row in thing.rows()
-            if getattr(row, "deleted_at", None) and max(start, earliest) <= row.deleted_at < end
+            if getattr(row, "deleted_at", None) and max(start, earliest) <= row.deleted_at < min(end, covered + SECOND)
         ]
-        return reply({"deletedRecords": gone, "earliestDateAvailable": instant(earliest), "latestDateCovered": instant(min(end, now))})
+        return reply({"deletedRecords": gone, "earliestDateAvailable": instant(earliest), "latestDateCovered": instant(covered)})
 
     def updated(self, request: Request) -> Response:
-        thing = self._object(request.args["object"])
+        thing = self.rows.object(request.args["object"])
         start, end = (datetime.fromisoformat(request.query[name].replace(" ", "+")) for name in ("start", "end"))
-        ids = [thing.fields["Id"].value(row) for row in thing.rows() if start <= row.modified_at < end and not self._gone(row)]
+        ids = [thing.fields["Id"].value(row) for row in thing.rows() if start <= row.modified_at < end and not self.rows.gone(row)]
         return reply({"ids": ids, "latestDateCovered": instant(min(end, self.company.now))})
 
     def limits(self, request: Request) -> Response:
@@ -326,7 +250,11 @@ class SalesforceOrg(Service):
         pipeline = next((one for one in self.company.pipelines if sf_id("012", one.n) == wanted), None)
         if pipeline is None or not self.setup.picklists_by_record_type:
             raise refusal(404, "NOT_FOUND", "The requested resource does not exist")
-        values = [{"label": stage.label, "value": stage.name, "validFor": []} for stage in pipeline.stages]
+        values = [
+            {"label": stage.label, "value": stage.name, "validFor": []}
+            for stage in pipeline.stages
+            if stage.name not in self.setup.inactive_stages
+        ]
         return reply({"controllerValues": {}, "defaultValue": None, "values": values})
 
     # ── SOQL ──────────────────────────────────────────────────────────────────────────────────────
@@ -338,10 +266,10 @@ class SalesforceOrg(Service):
         return self._first(request, everything=True)
 
     def _first(self, request: Request, *, everything: bool) -> Response:
-        plan = self._parsed(request.query.get("q", ""))
+        plan = self.rows.parsed(request.query.get("q", ""))
         if plan.query.offset > 2_000:
             raise refusal(400, "NUMBER_OUTSIDE_VALID_RANGE", "Maximum SOQL offset allowed is 2000")
-        rows = self._select(plan, everything=everything)
+        rows = self.rows.select(plan, everything=everything)
         if plan.query.count:
             return reply({"totalSize": len(rows), "done": True, "records": []})
         wanted = re.search(r"batchSize=(\d+)", request.headers.get("Sforce-Query-Options", ""))
@@ -367,176 +295,4 @@ class SalesforceOrg(Service):
         answer: dict[str, Any] = {"totalSize": len(cursor.rows), "done": end >= len(cursor.rows)}
         if end < len(cursor.rows):
             answer["nextRecordsUrl"] = f"{cursor.path}-{end}"
-        return reply({**answer, "records": [self._json(cursor.plan, row, request.args["version"]) for row in rows]})
-
-    def _parsed(self, text: str) -> Plan:
-        try:
-            query = parse(text, lambda inner: self._values(self._plan(inner)))
-        except SoqlError as error:
-            raise refusal(400, "MALFORMED_QUERY", f"\n{text}\n^\nERROR at Row:1:Column:1\n{error}") from error
-        return self._plan(query)
-
-    def _plan(self, query: Query) -> Plan:
-        thing = self._object(query.object)
-        columns = tuple((path, *self._path(thing, path)) for path in query.fields)
-        for path in query.asked:
-            self._path(thing, path)
-        if query.nested:
-            raise refusal(400, "MALFORMED_QUERY", "the sandbox has no child relationships in SELECT")
-        return Plan(thing, query, columns)
-
-    def _path(self, thing: SObject, path: str) -> tuple[str, Callable[[Any], Any]]:
-        """Type and value of a field by path, through parents. Raises INVALID_FIELD."""
-        name, _, rest = path.partition(".")
-        if rest:
-            parent = {each.casefold(): one for each, one in thing.parents.items()}.get(name.casefold())
-            if parent is None:
-                raise refusal(400, "INVALID_FIELD", f"Didn't understand relationship '{name}' in field path.")
-            kind, inner = self._path(self._object(parent[0]), rest)
-            step = parent[1]
-            return kind, lambda row: None if (found := step(row)) is None else inner(found)
-        found = {each.casefold(): kind for each, kind in thing.fields.items()}.get(name.casefold())
-        if found is None:
-            raise refusal(400, "INVALID_FIELD", f"No such column '{name}' on entity '{thing.name}'.")
-        return found.type, found.value
-
-    def _values(self, plan: Plan) -> set[Any]:
-        return {plan.columns[0][2](row) for row in self._select(plan, everything=False)}
-
-    def _select(self, plan: Plan, *, everything: bool) -> list[Any]:
-        query, thing = plan.query, plan.object
-        for path, sign, value in query.bounds:
-            kind = self._path(thing, path)[0]
-            if kind == "datetime" and isinstance(value, date) and not isinstance(value, datetime):
-                raise refusal(400, "INVALID_FIELD", f"value of filter criterion for field '{path}' must be of type dateTime ({sign})")
-        getters: dict[str, Callable[[Any], Any]] = {path: self._path(thing, path)[1] for path in query.asked}
-        rows = []
-        for row in thing.rows():
-            if self._purged(row) or (not everything and (self._gone(row) or thing.archived(row))):
-                continue
-            if query.where is None or query.where(lambda path, row=row: getters[path](row)):  # type: ignore[misc]
-                rows.append(row)
-        for path, descending in reversed(query.order):
-            rows.sort(key=lambda row, get=getters[path]: _sortable(get(row)), reverse=descending)  # type: ignore[misc]
-        return rows[query.offset : None if query.limit is None else query.offset + query.limit]
-
-    def _gone(self, row: Any) -> bool:
-        return _deleted_at(row) is not None
-
-    def _purged(self, row: Any) -> bool:
-        """Out of the recycle bin: no query sees it any more."""
-        gone = _deleted_at(row)
-        return gone is not None and self.company.now - gone > timedelta(days=self.setup.recycle_bin_days)
-
-    def _json(self, plan: Plan, row: Any, version: str) -> dict[str, Any]:
-        thing = plan.object
-        url = f"/services/data/v{version}/sobjects/{thing.name}/{thing.fields['Id'].value(row)}" if "Id" in thing.fields else ""
-        record: dict[str, Any] = {"attributes": {"type": thing.name, "url": url}}
-        for path, _, value in plan.columns:
-            parts = path.split(".")
-            place, here, at = record, thing, row
-            for name in parts[:-1]:
-                kind, step = here.parents[name]
-                here, at = self._every[kind], step(at)
-                if at is None:
-                    place[name] = None
-                    break
-                place = place.setdefault(name, {"attributes": {"type": kind, "url": ""}})
-            else:
-                place[parts[-1]] = _wire(value(row))
-        return record
-
-    # ── Bulk API 2.0 ──────────────────────────────────────────────────────────────────────────────
-
-    def create_job(self, request: Request) -> Response:
-        asked = request.json() or {}
-        if asked.get("operation") not in ("query", "queryAll") or asked.get("contentType", "CSV") != "CSV":
-            raise refusal(400, "INVALIDJOB", "operation and contentType")
-        plan = self._parsed(asked.get("query", ""))
-        if not plan.object.bulk:
-            raise refusal(400, "INVALIDENTITY", f"Entity '{plan.object.name}' is not supported by the Bulk API.")
-        if plan.query.count or plan.query.offset:
-            raise refusal(400, "FEATURENOTENABLED", "no aggregates and no OFFSET in bulk")
-        rows = self._select(plan, everything=asked["operation"] == "queryAll")
-        job = Job(sf_id("750", len(self.jobs) + 1), asked["operation"], plan, rows, self.company.now, self.setup.bulk_polls)
-        self.jobs[job.id] = job
-        return reply(job.described())
-
-    def poll(self, request: Request) -> Response:
-        job = self._job(request)
-        if job.state in ("UploadComplete", "InProgress"):
-            job.polls -= 1
-            job.state = "InProgress" if job.polls >= 0 else self.setup.bulk_end
-        return reply(job.described())
-
-    def results(self, request: Request) -> Response:
-        job = self._job(request)
-        if job.state != "JobComplete":
-            raise refusal(400, "INVALIDJOBSTATE", f"the job is {job.state}")
-        start = int(request.query.get("locator", "0"), 36)
-        size = min(self.setup.bulk_page, int(request.query.get("maxRecords", self.setup.bulk_page)))
-        rows = job.rows[start : start + size]
-        end = start + len(rows)
-        text = io.StringIO()
-        writer = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")
-        writer.writerow([path for path, _, _ in job.plan.columns])
-        for row in rows:
-            writer.writerow([self._csv(kind, value(row)) for _, kind, value in job.plan.columns])
-        headers = {
-            "Content-Type": "text/csv",
-            "Sforce-NumberOfRecords": str(len(rows)),
-            "Sforce-Locator": _base36(end) if end < len(job.rows) else "null",
-        }
-        return Response(200, text.getvalue().encode(), headers)
-
-    def _csv(self, kind: str, value: Any) -> str:
-        if value is None:
-            return ""
-        if isinstance(value, datetime):
-            return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%S}.000Z"
-        if isinstance(value, bool):
-            return "true" if value else "false"
-        if isinstance(value, Decimal):
-            return str(float(value))
-        return f"{value}\0" if kind == "string" and self.setup.nul_bytes else str(value)
-
-    def abort_job(self, request: Request) -> Response:
-        job = self._job(request)
-        job.state = "Aborted"
-        return reply(job.described())
-
-    def delete_job(self, request: Request) -> Response:
-        del self.jobs[self._job(request).id]
-        return Response(204)
-
-    def _job(self, request: Request) -> Job:
-        job = self.jobs.get(request.args["job"])
-        if job is None:
-            raise refusal(404, "NOT_FOUND", "The requested resource does not exist")
-        return job
-
-
-def _deleted_at(row: Any) -> datetime | None:
-    record = row[0] if isinstance(row, tuple) else row
-    found: datetime | None = getattr(record, "deleted_at", None)
-    return found
-
-
-def _wire(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return instant(value)
-    if isinstance(value, date):
-        return value.isoformat()
-    return float(value) if isinstance(value, Decimal) else value
-
-
-def _sortable(value: Any) -> tuple[bool, Any]:
-    return value is not None, value
-
-
-def _base36(number: int) -> str:
-    digits: list[str] = []
-    while number:
-        number, digit = divmod(number, 36)
-        digits.append("0123456789abcdefghijklmnopqrstuvwxyz"[digit])
-    return "".join(reversed(digits)) or "0"
+        return reply({**answer, "records": [self.rows.json(cursor.plan, row, request.args["version"]) for row in rows]})

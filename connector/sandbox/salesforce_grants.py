@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import jwt
 
 from connector.sandbox.company import Company
+from connector.sandbox.salesforce_settings import App
 from connector.sandbox.server import Refusal, reply
 
 JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
-
-
-@dataclass(slots=True)
-class App:
-    """The app that may sign in, and how."""
-
-    client_id: str = "sandbox-client"
-    client_secret: str = "sandbox-secret"  # noqa: S105  everybody may enter the sandbox
-    username: str = "integration@sandbox.example"
-    public_key: str | None = None
-    refresh_token: str = "refresh-0"  # noqa: S105
-    rotate_refresh_tokens: bool = False
-    run_as_user: bool = True
 
 
 class Grants:
@@ -37,20 +24,22 @@ class Grants:
         self.tokens = {app.refresh_token}
         self._spent: set[str] = set()
 
-    def granted(self, form: Mapping[str, str]) -> dict[str, str]:
-        """What a grant adds to the answer. Raises Refusal in OAuth's own words."""
+    def granted(self, form: Mapping[str, str], host: str = "") -> dict[str, str]:
+        """What a grant adds to the answer, asked for at a host. Raises Refusal in OAuth's own words."""
         grant = form.get("grant_type")
         if form.get("client_id") != self.setup.client_id and grant != JWT_BEARER:
             raise _denied("invalid_client_id", "client identifier invalid", 400)
         if grant == "client_credentials":
+            if host.endswith(".salesforce.com") and host != self.setup.my_domain:
+                raise _denied("invalid_grant", "request not supported on this domain")
             if form.get("client_secret") != self.setup.client_secret:
                 raise _denied("invalid_client", "invalid client credentials", 401)
             if not self.setup.run_as_user:
                 raise _denied("invalid_grant", "no client credentials user enabled")
-            return {"scope": "api"}
+            return {"scope": self.setup.scope}
         if grant == JWT_BEARER:
             self._check_assertion(form.get("assertion", ""))
-            return {"scope": "api"}
+            return {"scope": self.setup.scope}
         if grant == "refresh_token":
             return self._refreshed(form.get("refresh_token", ""))
         raise _denied("unsupported_grant_type", "grant type not supported")
@@ -62,7 +51,7 @@ class Grants:
                 assertion,
                 self.setup.public_key or "",
                 ["RS256"],
-                audience=["https://login.salesforce.com", "https://test.salesforce.com"],
+                audience=["https://login.salesforce.com", "https://test.salesforce.com", f"https://{self.setup.my_domain}"],
                 options={"verify_exp": False, "verify_iat": False},
             )
         except jwt.InvalidAudienceError as error:

@@ -1,6 +1,6 @@
 """A small reader of SOQL: what a client may ask of the sandbox's Salesforce, and nothing looser than the real one.
 
-    SELECT a, b.c, COUNT() FROM X [WHERE …] [ORDER BY a [ASC|DESC] [NULLS FIRST|LAST], …] [LIMIT n] [OFFSET n]
+    SELECT a, b.c, COUNT() FROM X [WHERE …] [GROUP BY a, …] [ORDER BY a [ASC|DESC] [NULLS FIRST|LAST], …] [LIMIT n] [OFFSET n]
 
 Conditions: comparisons, IN and NOT IN with values or a sub-select, LIKE, AND, OR, NOT and brackets. Values: text in single quotes,
 numbers, dates, date-times, TRUE, FALSE, NULL.
@@ -23,7 +23,7 @@ _TOKEN: Final = re.compile(
     r"|(?P<word>[A-Za-z_][\w.]*)"
     r"|(?P<sign><=|>=|!=|<>|[=<>(),]))"
 )
-_KEYWORDS: Final = frozenset({"SELECT", "FROM", "WHERE", "ORDER", "BY", "LIMIT", "OFFSET", "AND", "OR", "NOT", "IN", "LIKE"})
+_KEYWORDS: Final = frozenset({"SELECT", "FROM", "WHERE", "GROUP", "ORDER", "BY", "LIMIT", "OFFSET", "AND", "OR", "NOT", "IN", "LIKE"})
 
 #: What a condition may ask of a record: the value of a field by path
 Field = Callable[[str], Any]
@@ -40,14 +40,15 @@ class Query:
 
     fields: tuple[str, ...]
     object: str
-    where: Condition | None
-    asked: tuple[str, ...]
-    order: tuple[tuple[str, bool], ...]
-    limit: int | None
-    offset: int
-    count: bool
-    nested: tuple[Query, ...]
-    bounds: tuple[tuple[str, str, Any], ...]
+    where: Condition | None = None
+    asked: tuple[str, ...] = ()
+    group: tuple[str, ...] = ()
+    order: tuple[tuple[str, bool], ...] = ()
+    limit: int | None = None
+    offset: int = 0
+    count: bool = False
+    nested: tuple[Query, ...] = ()
+    bounds: tuple[tuple[str, str, Any], ...] = ()
 
 
 #: Runs a sub-select and gives the values of its one field
@@ -144,12 +145,21 @@ class _Reader:
             if not self.taken(","):
                 break
         self.take("FROM")
-        name = self.take("word")
+        name = self.take("word", "GROUP")  # an object may be called so
         where = self.any_of() if self.taken("WHERE") else None
+        group = self.group() if self.taken("GROUP") else ()
         order = self.order() if self.taken("ORDER") else ()
         limit = int(self.take("number")) if self.taken("LIMIT") else None
         offset = int(self.take("number")) if self.taken("OFFSET") else 0
-        return Query(tuple(fields), name, where, tuple(self.asked), order, limit, offset, count, tuple(nested), tuple(self.bounds))
+        asked, bounds = tuple(self.asked), tuple(self.bounds)
+        return Query(tuple(fields), name, where, asked, group, order, limit, offset, count, tuple(nested), bounds)
+
+    def group(self) -> tuple[str, ...]:
+        self.take("BY")
+        fields = [self.take("word")]
+        while self.taken(","):
+            fields.append(self.take("word"))
+        return tuple(fields)
 
     def order(self) -> tuple[tuple[str, bool], ...]:
         self.take("BY")

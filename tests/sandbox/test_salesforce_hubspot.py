@@ -130,12 +130,20 @@ class TestSoql:
             ("SELECT Id FROM Opportunity WHERE Name = ", "MALFORMED_QUERY"),
             ("SELECT Id FROM Opportunity WHERE CreatedDate > 2026-01-01", "INVALID_FIELD"),
             ("SELECT Id FROM Opportunity OFFSET 2001", "NUMBER_OUTSIDE_VALID_RANGE"),
+            ("SELECT Id, Name, id FROM Opportunity", "INVALID_FIELD"),
+            ("SELECT Id FROM Opportunity GROUP BY StageName", "MALFORMED_QUERY"),
         ],
     )
     def test_refusals_come_as_an_array(self, org, soql, code):
         answer = org.query(soql)
         assert answer.status_code == 400
         assert answer.json()[0]["errorCode"] == code
+
+    def test_groups(self, org, company):
+        rows = self.rows(org, "SELECT RecordTypeId, StageName FROM Opportunity GROUP BY RecordTypeId, StageName")
+        alive = [deal for deal in company.deals.values() if not deal.deleted_at]
+        assert len(rows) == len({(deal.pipeline, deal.stage) for deal in alive})
+        assert rows[0]["attributes"] == {"type": "AggregateResult"}
 
     def test_quotes_in_text(self):
         query = parse(r"SELECT Id FROM Account WHERE Name = 'O\'Brien \\ Co'", lambda _: set())
@@ -251,6 +259,39 @@ class TestSalesforceWire:
             first = refresh("refresh-0").json()["refresh_token"]
             assert refresh("refresh-0").status_code == 400
             assert refresh(first).status_code == 400
+
+    def test_client_credentials_need_my_domain(self, company):
+        with serve(SalesforceOrg(company)) as running:
+
+            def asked(host):
+                return requests.post(
+                    f"{running.url('salesforce')}/services/oauth2/token", data=CREDENTIALS, headers={"Host": host}, timeout=9
+                ).json()
+
+            assert asked("login.salesforce.com")["error_description"] == "request not supported on this domain"
+            assert asked("acme.my.salesforce.com")["access_token"]
+
+    def test_a_session_without_the_scope_api_reads_nothing(self, company):
+        with serve(service := SalesforceOrg(company, SalesforceSetup(scope="openid"))) as running:
+            answer = Org(service, running).get("/sobjects")
+        assert (answer.status_code, answer.json()[0]["errorCode"]) == (401, "INVALID_SESSION_ID")
+        assert "REST API" in answer.json()[0]["message"]
+
+    def test_the_list_of_deletes_may_be_behind(self):
+        own = Company.generate(seed=2, deals=120, days=300)
+        with serve(service := SalesforceOrg(own, SalesforceSetup(deletes_lag_seconds=3_600))) as running:
+            org = Org(service, running)
+            own.delete(deal := next(deal for deal in own.deals.values() if not deal.deleted_at))
+            window = {"start": (own.now - timedelta(days=1)).isoformat(), "end": (own.now + timedelta(minutes=1)).isoformat()}
+            for seconds, known in ((1_800, False), (3_000, True)):
+                own.tick(seconds)
+                answer = org.get("/sobjects/Opportunity/deleted", **window).json()
+                assert (sf_id("006", deal.n) in {one["id"] for one in answer["deletedRecords"]}) is known
+
+    def test_users_that_nobody_is_and_copies_of_events(self, org):
+        users = org.query("SELECT Name, UserType, UserRoleId FROM User WHERE UserType != 'Standard'").json()["records"]
+        assert [(row["Name"], row["UserRoleId"]) for row in users] == [("Automated Process", None), ("Platform Integration User", None)]
+        assert org.query("SELECT COUNT() FROM Event WHERE IsChild = true").json()["totalSize"] > 0
 
 
 class TestHubSpotWire:
@@ -371,6 +412,129 @@ class TestHubSpotWire:
         assert [one.status_code for one in answers] == [200, 200, 200, 429]
         assert answers[3].json()["policyName"] == "TEN_SECONDLY_ROLLING"
         assert answers[3].headers["Retry-After"] == "10"
+
+    @pytest.mark.parametrize(
+        ("path", "params"),
+        [
+            ("crm/objects/2026-09/deals", {"limit": "abc"}),
+            ("crm/objects/2026-09/deals", {"limit": "-1"}),
+            ("crm/objects/2026-09/deals", {"after": "abc"}),
+            ("crm/objects/2026-09/deals", {"associations": "unicorns"}),
+            ("crm/objects/2026-09/unicorns", {}),
+            ("crm/properties/2026-09/unicorns", {}),
+            ("crm/pipelines/2026-09/unicorns", {}),
+            ("crm/owners/2026-09", {"after": "x"}),
+            ("crm/owners/2026-09", {"limit": "x"}),
+            ("settings/currencies/2026-09/exchange-rates", {"after": "x"}),
+            ("crm/v4/objects/deals/1/associations/unicorns", {}),
+        ],
+    )
+    def test_what_makes_no_sense_is_refused_and_breaks_nothing(self, portal, path, params):
+        answer = portal.get(f"{portal.url}/{path}", params=params, timeout=9)
+        assert (answer.status_code, answer.json()["category"]) == (400, "VALIDATION_ERROR")
+        assert portal.running.violations == []
+
+    @pytest.mark.parametrize(
+        ("path", "body"),
+        [
+            ("crm/objects/2026-09/deals/search", {"limit": "x"}),
+            ("crm/objects/2026-09/deals/search", {"limit": 201}),
+            ("crm/objects/2026-09/deals/search", {"after": "x"}),
+            ("crm/objects/2026-09/deals/search", {"filterGroups": 7}),
+            ("crm/objects/2026-09/deals/search", {"filterGroups": [{}]}),
+            ("crm/objects/2026-09/deals/search", {"sorts": ["no_such"]}),
+            ("crm/objects/2026-09/deals/search", [1]),
+            *(
+                ("crm/objects/2026-09/deals/search", {"filterGroups": [{"filters": [one]}]})
+                for one in (
+                    {"propertyName": "createdate", "operator": "BETWEEN", "value": "1"},
+                    {"propertyName": "hs_object_id", "operator": "GT", "value": "abc"},
+                    {"propertyName": "createdate", "operator": "GTE", "value": "yesterday"},
+                    {"propertyName": "createdate", "operator": "IN"},
+                    {"propertyName": "createdate", "operator": "EQ"},
+                    {"propertyName": "createdate", "operator": "IS", "value": "1"},
+                    {"propertyName": "no_such", "operator": "HAS_PROPERTY"},
+                    {"operator": "EQ", "value": "1"},
+                )
+            ),
+            ("crm/objects/2026-09/deals/batch/read", {"x": 1}),
+            ("crm/objects/2026-09/deals/batch/read", {"inputs": [{"name": "1"}]}),
+            ("crm/objects/2026-09/deals/batch/read", {"inputs": [{"id": "1"}] * 101}),
+            ("crm/associations/2026-09/deals/unicorns/batch/read", {"inputs": [{"id": "1"}]}),
+            ("crm/associations/2026-09/deals/contacts/batch/read", {}),
+        ],
+    )
+    def test_a_question_that_makes_no_sense_is_refused_and_breaks_nothing(self, portal, path, body):
+        answer = portal.post(f"{portal.url}/{path}", json=body, timeout=9)
+        assert (answer.status_code, answer.json()["category"]) == (400, "VALIDATION_ERROR")
+        assert portal.running.violations == []
+
+    def test_a_body_that_is_no_json_is_refused(self, portal):
+        answer = portal.post(f"{portal.url}/crm/objects/2026-09/deals/batch/read", data=b"{", timeout=9)
+        assert answer.status_code == 400
+
+    @pytest.mark.parametrize(("path", "status"), [("properties", 200), ("objects", 403)])
+    def test_definitions_are_open_with_the_scope_of_the_schema_objects_are_not(self, company, path, status):
+        scopes = frozenset({"crm.schemas.deals.read"})
+        with serve(HubSpotPortal(company, HubSpotSetup(scopes=scopes))) as running:
+            headers = {"Authorization": "Bearer pat-sandbox"}
+            answer = requests.get(f"{running.url('hubspot')}/crm/{path}/2026-09/deals", headers=headers, timeout=9)
+        assert answer.status_code == status
+
+    def test_associations_need_the_scope_of_both_ends(self, company):
+        with serve(HubSpotPortal(company, HubSpotSetup(scopes=frozenset({"crm.objects.deals.read"})))) as running:
+            url, headers = running.url("hubspot"), {"Authorization": "Bearer pat-sandbox"}
+            body = {"inputs": [{"id": hs_id("deals", 1)}]}
+            batch = requests.post(f"{url}/crm/associations/2026-09/deals/contacts/batch/read", json=body, headers=headers, timeout=9)
+            inline = requests.get(f"{url}/crm/objects/2026-09/deals", params={"associations": "contacts"}, headers=headers, timeout=9)
+        assert [batch.status_code, inline.status_code] == [403, 403]
+
+    def test_every_answer_but_a_searchs_tells_what_is_left_of_the_calls(self, portal):
+        listed = portal.get(f"{portal.url}/crm/objects/2026-09/deals", timeout=9).headers
+        assert (listed["X-HubSpot-RateLimit-Max"], listed["X-HubSpot-RateLimit-Interval-Milliseconds"]) == ("190", "10000")
+        assert int(listed["X-HubSpot-RateLimit-Daily-Remaining"]) < int(listed["X-HubSpot-RateLimit-Daily"]) == 650_000
+        searched = portal.post(f"{portal.url}/crm/objects/2026-09/deals/search", json={"limit": 1}, timeout=9).headers
+        assert not [name for name in searched if name.lower().startswith("x-hubspot-ratelimit")]
+
+    def test_the_token_endpoint_has_the_versions_the_portal_knows(self, company):
+        form = {
+            "grant_type": "refresh_token",
+            "client_id": "sandbox-client",
+            "client_secret": "sandbox-secret",
+            "refresh_token": "refresh-0",
+        }
+        with serve(HubSpotPortal(company, HubSpotSetup(versions=frozenset({"v3"})))) as running:
+            url = running.url("hubspot")
+            answers = [requests.post(f"{url}/oauth/{version}/token", data=form, timeout=9) for version in ("2026-09", "v1")]
+        assert [one.status_code for one in answers] == [404, 200]
+
+    def test_what_is_archived_comes_only_when_asked_for(self, company):
+        with serve(HubSpotPortal(company, HubSpotSetup(archived=frozenset({"renewal", "new/discovery"})))) as running:
+
+            def stages(archived):
+                url, headers = f"{running.url('hubspot')}/crm/pipelines/2026-09/deals", {"Authorization": "Bearer pat-sandbox"}
+                found = requests.get(url, params={"archived": archived}, headers=headers, timeout=9).json()["results"]
+                return {one["label"]: (one["archived"], [stage["label"] for stage in one["stages"]]) for one in found}
+
+            living, gone = stages("false"), stages("true")
+        assert set(living) == {"New Business"}
+        assert "Discovery" not in living["New Business"][1]
+        assert gone["New Business"] == (False, ["Discovery"])
+        assert (gone["Renewals"][0], len(gone["Renewals"][1])) == (True, 5)
+
+    def test_line_items_outlive_their_deal_without_the_association(self):
+        own = Company.generate(seed=2, deals=40, days=120)
+        with serve(HubSpotPortal(own)) as running:
+            deal = next(deal for deal in own.deals.values() if deal.lines and not deal.deleted_at)
+            own.delete(deal)
+            answer = requests.get(
+                f"{running.url('hubspot')}/crm/objects/2026-09/line_items/{hs_id('line_items', deal.lines[0].n)}",
+                params={"associations": "deals"},
+                headers={"Authorization": "Bearer pat-sandbox"},
+                timeout=9,
+            )
+        assert answer.status_code == 200
+        assert (answer.json()["archived"], answer.json().get("associations")) == (False, None)
 
     @pytest.mark.parametrize(
         ("header", "status"), [({}, 401), ({"Authorization": "Bearer pat-other"}, 401), ({"Authorization": "Bearer a b"}, 530)]

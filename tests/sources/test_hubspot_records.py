@@ -530,3 +530,12 @@ def test_a_read_that_was_cut_up_and_is_not_accepted_any_more_starts_anew(hubspot
     crm.service.setup.own_cursors_only = True
     rows = crm.read("deals", source=crm.source(folder=tmp_path / "memory", list_page=2)).rows
     assert {row["deal_id"] for row in rows} == {hs_id("deals", one.n) for one in living(crm.company)}
+
+
+def test_progress_knows_about_how_many_deals_there_are(hubspot):
+    crm = hubspot(history_page_size=5)
+    source = crm.source()
+    source.list_page = 5
+    entity = crm.entity(source, "deals")
+    told = [page.expected for page in source.read(entity, Since()) if page.records]
+    assert told[1:] == [len(living(crm.company))] * (len(told) - 1)

@@ -2,16 +2,18 @@
 
 import json
 import re
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+import requests
 from pydantic import ValidationError
 
 from connector.api import Since
 from connector.errors import AuthError, SourceError, TransientError
+from connector.http import Network, Session
 from connector.sandbox.salesforce import SalesforceOrg
 from connector.sandbox.salesforce_objects import sf_id
 from sources.salesforce import SalesforceSource
@@ -41,6 +43,29 @@ def key_pair():
     private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     return private.decode(), public.decode()
+
+
+class ToOrg(requests.adapters.HTTPAdapter):
+    """Sends what is meant for Salesforce's hosts to the look-alike, as a hosts file would; `hosts` are those asked, with what for."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = urlsplit(base)
+        self.hosts = []
+
+    def send(self, request, **kwargs):
+        parts = urlsplit(request.url)
+        self.hosts.append((parts.netloc, parts.path.split("/")[2]))
+        request.headers["Host"] = parts.netloc
+        request.url = parts._replace(scheme=self.base.scheme, netloc=self.base.netloc).geturl()
+        return super().send(request, **kwargs)
+
+
+def by_domain(crm, domain, **config):
+    """A source that knows only its domain, and the way its requests take."""
+    session, way = crm.session(), ToOrg(crm.running.url("salesforce"))
+    session.mount("https://", way)
+    return crm.source(session=session, base_url=None, domain=domain, **config), way
 
 
 class TestReading:
@@ -463,6 +488,25 @@ class TestSigningIn:
             kept = [json.loads(file.read_text()) for file in tmp_path.glob("refresh-*.json")]
             assert kept == [{"refresh_token": expected}]
 
+    def test_a_rotated_refresh_token_is_kept_before_the_session_is_used(self, salesforce, tmp_path):
+        """Killed right after signing in, the next run has the token that lives."""
+        crm = salesforce(rotate_refresh_tokens=True)
+        auth = {"type": "refresh_token", "client_id": "sandbox-client", "refresh_token": "refresh-0"}
+        crm.source(folder=tmp_path, auth=auth).org._oauth.token()
+        assert [json.loads(file.read_text()) for file in tmp_path.rglob("refresh-*.json")] == [{"refresh_token": "refresh-1"}]
+
+    def test_data_is_asked_for_where_the_token_says(self, salesforce):
+        crm = salesforce(instance_url="https://na139.salesforce.com")
+        source, way = by_domain(crm, "acme.my.salesforce.com")
+        assert crm.read("products", source=source).rows
+        assert set(way.hosts) == {("acme.my.salesforce.com", "oauth2"), ("na139.salesforce.com", "data")}
+
+    def test_the_audience_of_a_jwt_may_be_my_domain(self, salesforce):
+        private, public = key_pair()
+        crm = salesforce(public_key=public)
+        auth = {"type": "jwt_bearer", "client_id": "sandbox-client", "username": "integration@sandbox.example", "private_key": private}
+        assert crm.read("products", auth=auth | {"audience": "https://acme.my.salesforce.com"}).rows
+
     def test_a_new_refresh_token_in_yaml_wins_over_a_kept_one(self, salesforce, tmp_path):
         crm = salesforce(rotate_refresh_tokens=True)
         crm.read(
@@ -627,9 +671,18 @@ class TestTrap:
         assert sf_id("006", deal.n) in by_id(crm.read("deals", watermark).rows), "read again: ten minutes of overlap"
 
     @pytest.mark.parametrize("domain", ["acme--sbx.sandbox.my.salesforce.com", "https://acme.my.salesforce.com/"])
-    def test_10_sandbox_orgs_have_domains_of_their_own(self, salesforce, domain):
-        config = salesforce().source(domain=domain).config
-        assert config.domain in ("acme--sbx.sandbox.my.salesforce.com", "acme.my.salesforce.com")
+    def test_10_sandbox_orgs_sign_in_at_domains_of_their_own(self, salesforce, domain):
+        host = domain.removeprefix("https://").rstrip("/")
+        crm = salesforce(my_domain=host, instance_url=f"https://{host}")
+        source, way = by_domain(crm, domain)
+        assert crm.read("products", source=source).rows
+        assert {asked for asked, _ in way.hosts} == {host}
+
+    def test_10_another_orgs_domain_does_not_let_us_in(self, salesforce):
+        source, _ = by_domain(salesforce(), "acme--sbx.sandbox.my.salesforce.com")
+        with pytest.raises(AuthError) as caught:
+            source.entities()
+        assert "name your My Domain" in caught.value.remedy
 
     @pytest.mark.parametrize("domain", ["login.salesforce.com", "test.salesforce.com", "https://login.salesforce.com"])
     def test_10_login_hosts_are_refused(self, domain):
@@ -816,10 +869,23 @@ class TestRule:
         crm.read("products")
         assert all("gzip" in one.headers["accept-encoding"] for one in crm.running.requests)
 
-    def test_14_a_result_of_only_a_header_is_no_rows(self, salesforce):
+    def test_13_a_slow_first_byte_is_waited_for(self, salesforce):
         crm = salesforce()
-        source = crm.source()
-        assert list(source.org._bulk("SELECT Id FROM Opportunity WHERE Name = 'nobody'", {"Id": "id"}, everything=False))[-1].records == []
+        crm.running.faults.add("FROM.Product2", latency=0.3)
+        assert crm.read("products").rows
+        assert crm.source().config.network().timeout > 120, "two minutes in, Salesforce itself says that a query takes too long"
+
+    def test_13_an_answer_that_never_comes_is_not(self, salesforce):
+        crm = salesforce()
+        crm.running.faults.add("FROM.Product2", latency=0.5, times=None)
+        session = Session(Network(timeout=0.1), sleep=crm.slept.append, now=lambda: crm.company.now)
+        with pytest.raises(TransientError, match="no answer"):
+            crm.read("products", source=crm.source(session=session))
+
+    def test_14_a_result_of_only_a_header_is_no_rows(self, salesforce):
+        queries = salesforce().source().queries
+        pages = queries._jobs.steps("SELECT Id FROM Opportunity WHERE Name = 'nobody'", {"Id": "id"}, None, everything=False)
+        assert [record for page in pages for record in page.records] == []
 
 
 class TestConfiguration:
@@ -832,19 +898,3 @@ class TestConfiguration:
     def test_a_field_named_there_and_not_visible_is_reported(self, salesforce):
         crm = salesforce()
         assert any("Territory2Id" in warning for warning in crm.read("deals", fields={"deals": ["Territory2Id"]}).warnings)
-
-    def test_costs_without_a_rate_are_left_out_and_said_so(self, salesforce):
-        crm = salesforce()
-        crm.company.rates.clear()
-        real = crm.service.objects
-
-        def in_francs():
-            found = real()
-            campaign = found["Campaign"]
-            francs = type(campaign.fields["Type"])("picklist", lambda _: "CHF")
-            return found | {"Campaign": replace(campaign, fields={**campaign.fields, "CurrencyIsoCode": francs})}
-
-        crm.service.objects = in_francs
-        reading = crm.read("spend")
-        assert reading.rows == []
-        assert any("CHF" in warning for warning in reading.warnings)
