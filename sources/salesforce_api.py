@@ -201,10 +201,10 @@ class Org:
             )
         return AuthError(f"{self.place}: the session was refused twice", remedy="check the app's policies and the user's IP ranges")
 
-    def _explain(self, error: str, description: str) -> AuthError:
+    def _explain(self, error: str, description: str) -> ConnectorError:
         said = f"{error}: {description}" if description else error
         if any(word in said for word in LATER):
-            raise TransientError(f"{self.place}: signing in was put off ({said})", remedy="run later; too many sign-ins came at once")
+            return TransientError(f"{self.place}: signing in was put off ({said})", remedy="run later; too many sign-ins came at once")
         remedy = next(
             (remedy for word, remedy in REMEDIES.items() if word in said), "check `auth` against the app's settings in Salesforce"
         )

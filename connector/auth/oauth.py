@@ -19,7 +19,7 @@ import jwt
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from connector.auth.tokens import SecretFile
-from connector.errors import AuthError, ConfigError, SourceError, TransientError
+from connector.errors import AuthError, ConfigError, ConnectorError, SourceError, TransientError
 from connector.http import Session
 
 JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -87,8 +87,8 @@ class AccessToken:
     answer: Mapping[str, Any]
 
 
-#: An AuthError with a remedy for the endpoint's `error` and `error_description`
-Explain = Callable[[str, str], AuthError]
+#: An error with a remedy for the endpoint's `error` and `error_description`
+Explain = Callable[[str, str], ConnectorError]
 
 
 class OAuth:

@@ -238,10 +238,10 @@ def test_incremental_equals_full_after_random_steps(tmp_path, which):
     live(
         tmp_path,
         which,
-        steps=10,
+        steps=6,
         seed=3,
         size=40,
-        compare_every=5,
+        compare_every=3,
         only={"deals", "stage_entries", "deal_products", "deal_contacts", "activities", "leads"},
     )
 

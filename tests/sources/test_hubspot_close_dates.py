@@ -57,7 +57,7 @@ def test_the_months_of_a_report_are_the_same_in_every_zone(workplace, small):
                 "sources": {"crm": source},
                 "timezone": zone,
                 "model": {"currency": "EUR"},
-                "sinks": [{"type": "files", "folder": f"out/{zone}", "format": "jsonl"}],
+                "sinks": [{"type": "files", "folder": f"out/{zone}", "format": "jsonl", "tables": [{"from": "by_month"}]}],
             }
             for zone in ZONES
         }

@@ -46,14 +46,21 @@ class TestStages:
         new = self.stages(crm)["New Business"]
         assert new == ["Qualification", "Proposal", "Negotiation", "Closed Won", "Closed Lost", "Discovery"]
 
+    def test_so_does_one_in_which_no_deal_stands_any_more_because_histories_name_it(self, salesforce):
+        crm = salesforce(inactive_stages=frozenset({"Legacy"}))
+        crm.company.pipelines[0].stages.insert(0, Stage("legacy", "Legacy", "Legacy", 0, Decimal("0.1")))
+        assert [stages[-1] for stages in self.stages(crm).values()] == ["Legacy", "Legacy"]
+
     def test_a_stage_taken_out_of_a_process_is_told_while_deals_stand_in_it(self, salesforce):
         crm = salesforce()
-        deal = next(deal for deal in living(crm.company) if deal.pipeline == "new")
-        with_fields(
-            crm, "Opportunity", RecordTypeId=Field("reference", lambda one: sf_id("012", 2 if one.n == deal.n else crm.company.pipeline(one.pipeline).n))
-        )  # fmt: skip
-        name = crm.company.stage(deal.pipeline, deal.stage).label
-        assert self.stages(crm)["Renewals"].count(name) == 1
+        deal = next(deal for deal in living(crm.company) if deal.pipeline == "new" and crm.company.status(deal) == "open")
+
+        def record_type(one):
+            return sf_id("012", 2 if one.n == deal.n else crm.company.pipeline(one.pipeline).n)
+
+        assert self.stages(crm)["Renewals"] == ["Renewal Review", "Renewal Offer", "Verbal Commitment", "Closed Won", "Closed Lost"]
+        with_fields(crm, "Opportunity", RecordTypeId=Field("reference", record_type))
+        assert self.stages(crm)["Renewals"][5:] == [crm.company.stage(deal.pipeline, deal.stage).label]
 
     def test_deals_without_a_record_type_have_stages_in_the_pipeline_default(self, salesforce):
         crm = salesforce()

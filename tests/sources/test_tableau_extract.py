@@ -174,6 +174,7 @@ def reads(running, rows, times=1):
         yield order, megabytes
 
 
+@pytest.mark.soak
 def test_many_rows_need_no_more_memory_and_keep_their_order(running):
     """Hyper hands over its results in several threads, and faster than anybody takes them."""
     ((_, few),) = reads(running, 25_000)
