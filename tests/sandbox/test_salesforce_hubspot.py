@@ -714,3 +714,17 @@ class TestHubSpotClient:
         with pytest.raises(ApiException) as caught:
             pointed(lambda client: client.crm.contacts.basic_api, token="pat-no").get_page()
         assert caught.value.status == 401
+
+
+def test_a_portal_forgets_calls_by_the_clock_it_is_given(company):
+    """A real client waits in real time, while the company's clock stands still."""
+    portal = HubSpotPortal(company, HubSpotSetup(calls_per_10_seconds=2))
+    seconds = iter((0, 1, 2, 20))
+    moments = {}
+    portal.now = lambda: company.now + timedelta(seconds=moments["now"])
+    with serve(portal) as running:
+        answers = []
+        for moments["now"] in seconds:
+            asked = requests.get(f"{running.url('hubspot')}/crm/owners/2026-09", headers={"Authorization": "Bearer pat-sandbox"}, timeout=9)
+            answers.append(asked.status_code)
+    assert answers == [200, 200, 429, 200]
